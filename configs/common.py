@@ -1,0 +1,70 @@
+"""Fields that every run has, with the defaults of the published recipe (facts per field: README, "Configs").
+
+A config program returns a plain `ConfigDict`; every field can be set on the command line, for example
+`--config.stages.finetune.steps=100`. `mmfuser_jax/train/config.py` checks the result and gives it types.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from mmfuser_jax.models import VlmConfig
+
+
+def run(model: VlmConfig, stages: dict[str, ConfigDict], **fields: Any) -> ConfigDict:
+    """A run of `stages`, in the order given."""
+    config = ConfigDict(
+        {
+            "seed": 0,
+            "model": dataclasses.asdict(model),
+            "tokenizer": "words",  # or a folder with tokenizer.json
+            "aspect": "pad",
+            "dtype": "float32",
+            "remat": "none",
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1},
+            "stage_order": tuple(stages),
+            "stages": stages,
+            "log_every": 10,
+            "checkpoint_every": 1000,
+            "validate_every": 0,
+            "validation_records": 100,
+            "max_new_tokens": 16,
+            "keep": 2,
+            "test_source": "",
+            "test_split": "test",
+        }
+    )
+    config.update(fields)
+    return config
+
+
+def stage(source: str, rules: tuple[tuple[str, float | None], ...], steps: int, **fields: Any) -> ConfigDict:
+    """One stage: what it trains on, the ordered table (pattern → peak learning rate, None freezes), and for how long."""
+    config = ConfigDict(
+        {
+            "source": source,
+            "split": "train",
+            "validation": source,
+            "template": "v1",
+            "conversations": 1,
+            "images": 1,
+            "length": 2048,
+            "shift": 0,
+            "flip": False,
+            "batch_size": 128,
+            "rules": rules,
+            "steps": steps,
+            "warmup_ratio": 0.03,
+            "optimizer": "adamw",
+            "b1": 0.9,
+            "b2": 0.999,
+            "epsilon": 1e-8,
+            "weight_decay": 0.0,
+            "clip_norm": 0.0,
+        }
+    )
+    config.update(fields)
+    return config

@@ -1,0 +1,60 @@
+"""Running a launch script: absl flags, one-line errors for a user's mistakes, `--debug` for the traceback."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
+
+USER_ERRORS = (ValueError, RuntimeError, OSError)
+"""What a user's mistake raises: all errors of this package derive from ValueError or RuntimeError."""
+
+
+def run(main: Callable[[], Any]) -> None:
+    """Parses flags, runs `main`, and exits 1 with one line on a user's mistake, 2 on a wrong flag."""
+    _log_to_stderr()
+    app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def _log_to_stderr() -> None:
+    """Shows this package's messages, and only warnings of the libraries, which are chatty."""
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("mmfuser_jax")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def _guarded(main: Callable[[], Any]) -> None:
+    try:
+        main()
+    except USER_ERRORS as error:
+        if _DEBUG.value:
+            raise
+        sys.exit(f"error: {_one_line(error)}")
+
+
+def _parse(args: Sequence[str]) -> list[str]:
+    """Flags and the config program; a wrong field, value or program is one line."""
+    debug = any(arg in ("--debug", "--debug=true") for arg in args)
+    try:
+        return flags.FLAGS(list(args))
+    except flags.Error as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+    except (AttributeError, TypeError, *USER_ERRORS) as error:
+        if debug:
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,243 @@
+"""LLaMA decoder (arXiv 2302.13971; grouped-query attention as in 2307.09288). One module trains, prefills and decodes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Bool, Float, Int
+
+from mmfuser_jax.models.layers import DType, Stack, dense, rms_norm
+from mmfuser_jax.ops.attention import attention
+from mmfuser_jax.sharding import constrain, named
+from mmfuser_jax.types import KVCache
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies stretch for longer contexts.
+
+    Attributes:
+      kind: "linear" (all frequencies divided by `factor`) or "llama3" (only the slow ones, with a smooth transition).
+      factor: stretch.
+      low_freq_factor, high_freq_factor, original_max_positions: of "llama3", as in its published config.json.
+    """
+
+    kind: str
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_positions: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("linear", "llama3"):
+            raise ValueError(f"rope scaling kind {self.kind!r} is not linear or llama3")
+
+
+@dataclasses.dataclass(frozen=True)
+class LlamaConfig:
+    """Shape of the language model; names follow the axis letters of `types.py`.
+
+    Attributes:
+      vocab_size: V.
+      width: D.
+      depth: L.
+      heads: N.
+      kv_heads: G; N must divide by it.
+      mlp_width: M.
+      head_width: H; 0 means D / N.
+      norm_epsilon: of every RMSNorm.
+      rope_theta: base of the rotary frequencies.
+      rope_scaling: stretch of the frequencies, or None.
+      tied_head: the output head is the transposed embedding.
+      scan_layers: parameter layout, see `layers.Stack`.
+    """
+
+    vocab_size: int
+    width: int
+    depth: int
+    heads: int
+    kv_heads: int
+    mlp_width: int
+    head_width: int = 0
+    norm_epsilon: float = 1e-5
+    rope_theta: float = 10_000.0
+    rope_scaling: RopeScaling | None = None
+    tied_head: bool = False
+    scan_layers: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rope_scaling, dict):
+            object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
+        if self.heads % self.kv_heads:
+            raise ValueError(f"{self.heads} heads do not divide by {self.kv_heads} key/value heads")
+        if not self.head_width:
+            if self.width % self.heads:
+                raise ValueError(f"llm width {self.width} does not divide by {self.heads} heads")
+            object.__setattr__(self, "head_width", self.width // self.heads)
+
+    def empty_cache(self, rows: int, slots: int, dtype: DType = jnp.float32) -> KVCache:
+        """A KVCache for `rows` sequences of at most `slots` tokens."""
+        shape = (self.depth, rows, slots, self.kv_heads, self.head_width)
+        zeros = jnp.zeros(shape, dtype)
+        return KVCache(keys=zeros, values=zeros, lengths=jnp.zeros(rows, jnp.int32))
+
+
+def rotary_frequencies(config: LlamaConfig) -> np.ndarray:
+    """float64[H/2], radians per position of each rotated pair, after scaling."""
+    half = np.arange(0, config.head_width, 2, dtype=np.float64)
+    frequencies = config.rope_theta ** (-half / config.head_width)
+    scaling = config.rope_scaling
+    if scaling is None:
+        return frequencies
+    if scaling.kind == "linear":
+        return frequencies / scaling.factor
+    # llama3: wavelengths beyond the original context stretch, short ones stay, those between are blended.
+    turns = scaling.original_max_positions * frequencies / (2 * math.pi)
+    blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    blend = np.clip(blend, 0, 1)
+    return frequencies * (blend + (1 - blend) / scaling.factor)
+
+
+def apply_rotary(x: Float[jax.Array, "B T N H"], angles: Float[jax.Array, "B T half"]) -> Float[jax.Array, "B T N H"]:
+    """Rotates pairs (x[i], x[i + H/2]) by the angle of their position: the half-split convention of Hugging Face."""
+    cos, sin = (f(angles)[:, :, None, :].astype(x.dtype) for f in (jnp.cos, jnp.sin))
+    first, second = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+
+
+class LlamaBlock(nn.Module):
+    """RMSNorm → attention → residual, RMSNorm → SwiGLU → residual."""
+
+    config: LlamaConfig
+    dtype: DType
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[jax.Array, "B T D"],
+        cache: tuple[jax.Array, jax.Array] | None,
+        angles: Float[jax.Array, "B T half"],
+        mask: Bool[jax.Array, "B 1 T S"],
+        lengths: Int[jax.Array, " B"] | None,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        """Returns the new hidden state, and this layer's (keys, values) [B,S,G,H] where a cache was given."""
+        config = self.config
+        h = rms_norm(config.norm_epsilon, name="attention_norm", dtype=self.dtype)(x)
+        attended, cache = self._attend(h, cache, angles, mask, lengths)
+        x = x + attended
+        h = rms_norm(config.norm_epsilon, name="mlp_norm", dtype=self.dtype)(x)
+        gate, up = (
+            dense(config.mlp_width, ("embed", "mlp"), use_bias=False, name=name, dtype=self.dtype)(h)
+            for name in ("gate", "up")
+        )
+        h = constrain(jax.nn.silu(gate) * up, "batch", "length", "activation_mlp")
+        x = x + dense(config.width, ("mlp", "embed"), use_bias=False, name="down", dtype=self.dtype)(h)
+        return constrain(x, "batch", "length", "activation_embed"), cache
+
+    def _attend(
+        self,
+        h: jax.Array,
+        cache: tuple[jax.Array, jax.Array] | None,
+        angles: jax.Array,
+        mask: jax.Array,
+        lengths: jax.Array | None,
+    ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
+        config = self.config
+        query, key, value = (
+            dense((heads, config.head_width), ("embed", axis, "head_dim"), use_bias=False, name=name, dtype=self.dtype)(h)
+            for name, heads, axis in (
+                ("query", config.heads, "heads"),
+                ("key", config.kv_heads, "kv_heads"),
+                ("value", config.kv_heads, "kv_heads"),
+            )
+        )
+        query, key = apply_rotary(query, angles), apply_rotary(key, angles)
+        query = constrain(query, "batch", "length", "activation_heads", "head_dim")
+        if cache is not None:
+            key, value = cache = (_write(cache[0], key, lengths), _write(cache[1], value, lengths))
+        key, value = (constrain(x, "batch", "kv_length", "activation_kv_heads", "head_dim") for x in (key, value))
+        h = attention(query, key.astype(self.dtype), value.astype(self.dtype), mask)
+        out = dense(
+            config.width, ("heads", "head_dim", "embed"), in_dims=2, use_bias=False, name="out", dtype=self.dtype
+        )
+        return out(h), cache
+
+
+def _write(slots: jax.Array, new: jax.Array, lengths: jax.Array | None) -> jax.Array:
+    """Writes new [B,T,G,H] into slots [B,S,G,H], each row from its own length on."""
+    write_row = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
+    return jax.vmap(write_row)(slots, new.astype(slots.dtype), lengths)
+
+
+class Llama(nn.Module):
+    """Decoder over embeddings; the caller makes the embeddings (text, or pictures in place of some tokens).
+
+    Attributes:
+      config: shape.
+      dtype: compute dtype; parameters are float32, logits always float32.
+      remat: key of `layers.REMAT_POLICIES`.
+    """
+
+    config: LlamaConfig
+    dtype: DType = jnp.float32
+    remat: str = "none"
+
+    def setup(self) -> None:
+        config = self.config
+        small = nn.initializers.normal(0.02)
+        self.embedding = self.param("embedding", named(small, "vocab", "embed"), (config.vocab_size, config.width))
+        block = functools.partial(LlamaBlock, config, self.dtype)
+        self.decoder = Stack(block, config.depth, config.scan_layers, self.remat)
+        self.final_norm = rms_norm(config.norm_epsilon, name="final_norm", dtype=self.dtype)
+        if not config.tied_head:
+            self.head = self.param("head", named(small, "embed", "vocab"), (config.width, config.vocab_size))
+
+    def embed(self, tokens: Int[jax.Array, "B T"]) -> Float[jax.Array, "B T D"]:
+        """Embeddings of token ids, in the compute dtype."""
+        return jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
+
+    def __call__(
+        self,
+        embeddings: Float[jax.Array, "B T D"],
+        *,
+        positions: Int[jax.Array, "B T"],
+        mask: Bool[jax.Array, "B 1 T S"] | None = None,
+        cache: KVCache | None = None,
+    ) -> tuple[Float[jax.Array, "B T D"], KVCache | None]:
+        """Last hidden states after the final norm, and the cache with the T new tokens appended.
+
+        Args:
+          embeddings: of the T new tokens.
+          positions: rotary positions. With a cache, also each token's slot: token at position p sees slots ≤ p.
+          mask: who sees whom among the T tokens; needed without a cache, ignored with one.
+          cache: earlier tokens; new ones are written from each row's length on. `lengths` grows by T; a caller that
+            padded on the right sets it back to the true lengths, and the padding is overwritten before anyone sees it.
+
+        Raises:
+          ValueError: neither mask nor cache.
+        """
+        if mask is None and cache is None:
+            raise ValueError("Llama needs a mask (training) or a cache (decoding)")
+        frequencies = jnp.asarray(rotary_frequencies(self.config), jnp.float32)
+        angles = positions[..., None].astype(jnp.float32) * frequencies
+        per_layer, lengths = None, None
+        if cache is not None:
+            per_layer, lengths = (cache.keys, cache.values), cache.lengths
+            mask = (jnp.arange(cache.keys.shape[2]) <= positions[:, :, None])[:, None]
+        x = constrain(embeddings.astype(self.dtype), "batch", "length", "activation_embed")
+        x, written = self.decoder(x, per_layer, angles, mask, lengths)
+        if cache is not None:
+            cache = KVCache(keys=written[0], values=written[1], lengths=cache.lengths + embeddings.shape[1])
+        return self.final_norm(x), cache
+
+    def logits(self, hidden: Float[jax.Array, "B T D"]) -> Float[jax.Array, "B T V"]:
+        """float32 logits of final hidden states."""
+        head = self.embedding.T if self.config.tied_head else self.head
+        logits = jnp.einsum("btd,dv->btv", hidden, head.astype(self.dtype), preferred_element_type=jnp.float32)
+        return constrain(logits, "batch", "length", "activation_vocab")

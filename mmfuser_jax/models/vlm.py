@@ -1,0 +1,177 @@
+"""The vision-language model: vision encoder → fuser → projector → language model. LLaVA-1.5 is `fuser=None`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Float, Int, Num
+
+from mmfuser_jax.models.clip_vit import ClipVit, ClipVitConfig
+from mmfuser_jax.models.fuser import Fuser, FuserConfig
+from mmfuser_jax.models.layers import DType
+from mmfuser_jax.models.llama import Llama, LlamaConfig
+from mmfuser_jax.models.projector import Projector, ProjectorConfig
+from mmfuser_jax.ops.attention import packed_mask
+from mmfuser_jax.sharding import constrain
+from mmfuser_jax.types import CLIP_MEAN, CLIP_STD, Batch, KVCache, ModelOutput, VisualFeatures
+
+
+
+@dataclasses.dataclass(frozen=True)
+class VlmConfig:
+    """Shape of the whole model, and the pixel statistics it was trained with.
+
+    Attributes:
+      vision: vision encoder.
+      llm: language model.
+      projector: between them.
+      fuser: MMFuser, or None for plain LLaVA-1.5.
+      select_layer: hidden state of the vision encoder that is projected, and that queries the fuser; -2 is the
+        last but one, as in LLaVA and MMFuser (which is 23 of ViT-L's 24 layers, counting the embedding as 0).
+      image_mean, image_std: per channel, of pixels scaled to [0, 1].
+    """
+
+    vision: ClipVitConfig
+    llm: LlamaConfig
+    projector: ProjectorConfig = ProjectorConfig()
+    fuser: FuserConfig | None = None
+    select_layer: int = -2
+    image_mean: tuple[float, float, float] = CLIP_MEAN
+    image_std: tuple[float, float, float] = CLIP_STD
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_mean", tuple(self.image_mean))
+        object.__setattr__(self, "image_std", tuple(self.image_std))
+        self.vision.state_index(self.select_layer)
+        if self.fuser is not None:
+            if self.vision.width % self.fuser.heads:
+                raise ValueError(f"vision width {self.vision.width} does not divide by {self.fuser.heads} fuser heads")
+            for layer in self.fuser.key_layers:
+                self.vision.state_index(layer)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> VlmConfig:
+        """The inverse of `dataclasses.asdict`, for JSON files and config programs.
+
+        Raises:
+          ValueError: a field is unknown, missing or out of range; the message names it.
+        """
+        parts = {"vision": ClipVitConfig, "llm": LlamaConfig, "projector": ProjectorConfig, "fuser": FuserConfig}
+        built: dict[str, Any] = dict(fields)
+        for name, part in parts.items():
+            if built.get(name) is not None:
+                built[name] = _build(part, dict(built[name]), f"model.{name}")
+        return _build(cls, built, "model")
+
+    @property
+    def states(self) -> tuple[int, ...]:
+        """Hidden states to read, as non-negative indices: the fuser's key layers, then the query layer."""
+        keys = self.fuser.key_layers if self.fuser else ()
+        return tuple(self.vision.state_index(layer) for layer in (*keys, self.select_layer))
+
+
+def _build(cls: Any, fields: dict[str, Any], where: str) -> Any:
+    known = {field.name for field in dataclasses.fields(cls)}
+    unknown = sorted(set(fields) - known)
+    if unknown:
+        raise ValueError(f"{where} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    try:
+        return cls(**fields)
+    except TypeError as error:  # a required field is missing
+        raise ValueError(f"{where}: {error}") from None
+
+
+class VLM(nn.Module):
+    """One module for training, prefill and decoding.
+
+    Attributes:
+      config: shape.
+      dtype: compute dtype; parameters are float32, logits always float32.
+      remat: key of `layers.REMAT_POLICIES`, for the vision encoder and the language model.
+    """
+
+    config: VlmConfig
+    dtype: DType = jnp.float32
+    remat: str = "none"
+
+    def setup(self) -> None:
+        config = self.config
+        self.vision_encoder = ClipVit(config.vision, max(config.states), self.dtype, self.remat)
+        if config.fuser is not None:
+            self.fuser = Fuser(config.fuser, self.dtype)
+        self.projector = Projector(config.projector, config.llm.width, self.dtype)
+        self.llm = Llama(config.llm, self.dtype, self.remat)
+
+    def visual_features(self, pixels: Num[jax.Array, "n height width 3"]) -> VisualFeatures:
+        """Every stage of the visual path. uint8 pixels are normalised here, floats are taken as normalised."""
+        config = self.config
+        if pixels.dtype == jnp.uint8:
+            pixels = normalize_pixels(pixels, config.image_mean, config.image_std)
+        pixels = constrain(pixels, "batch", "pixels", "pixels", None)
+        *levels, query = self.vision_encoder(pixels, states=config.states)
+        fused = query
+        if config.fuser is not None:
+            grid = config.vision.grid
+            fused = self.fuser(query, tuple(levels), query_grid=grid, level_grids=(grid,) * len(levels))
+        return VisualFeatures(levels=tuple(levels), query=query, fused=fused, projected=self.projector(fused))
+
+    def encode_images(self, pixels: Num[jax.Array, "B I height width 3"]) -> Float[jax.Array, "B IP D"]:
+        """Image tokens of every row: its I images' projected patches, one after the other."""
+        rows = pixels.shape[0]
+        projected = self.visual_features(pixels.reshape(-1, *pixels.shape[2:])).projected
+        return constrain(projected.reshape(rows, -1, projected.shape[-1]), "batch", "patches", "activation_embed")
+
+    def merge(
+        self,
+        tokens: Int[jax.Array, "B T"],
+        image_index: Int[jax.Array, "B T"] | None,
+        image_features: Float[jax.Array, "B IP D"] | None,
+    ) -> Float[jax.Array, "B T D"]:
+        """Embeddings of text tokens, with image features gathered into the slots where image_index ≥ 0."""
+        text = self.llm.embed(tokens)
+        if image_features is None or image_index is None:
+            return text
+        picked = jnp.take_along_axis(image_features, jnp.maximum(image_index, 0)[..., None], axis=1)
+        return jnp.where(image_index[..., None] >= 0, picked.astype(text.dtype), text)
+
+    def __call__(self, batch: Batch) -> ModelOutput:
+        """Logits of a packed batch; targets are not looked at."""
+        embeddings = self.merge(batch.tokens, batch.image_index, self.encode_images(batch.pixels))
+        mask = packed_mask(batch.segment_ids, batch.branch_ids)
+        hidden, _ = self.llm(embeddings, positions=batch.positions, mask=mask)
+        return ModelOutput(logits=self.llm.logits(hidden))
+
+    def decode(
+        self,
+        tokens: Int[jax.Array, "B T"],
+        *,
+        cache: KVCache,
+        last: Int[jax.Array, " B"],
+        image_index: Int[jax.Array, "B T"] | None = None,
+        image_features: Float[jax.Array, "B IP D"] | None = None,
+    ) -> ModelOutput:
+        """Appends T tokens to every row of the cache and returns the logits [B, 1, V] after one of them.
+
+        Args:
+          tokens: the prompt (prefill) or the token sampled last (T = 1), padded on the right.
+          cache: earlier tokens; `lengths` of the result counts the padding too, the caller sets it right.
+          last: which of the T tokens to return logits for, per row.
+          image_index, image_features: as in `merge`, for prefill.
+        """
+        embeddings = self.merge(tokens, image_index, image_features)
+        positions = cache.lengths[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)
+        hidden, cache_out = self.llm(embeddings, positions=positions, cache=cache)
+        hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)
+        return ModelOutput(logits=self.llm.logits(hidden), cache=cache_out)
+
+
+def normalize_pixels(
+    pixels: Num[jax.Array, "*shape 3"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[jax.Array, "*shape 3"]:
+    """float32 pixels of zero mean and unit variance from uint8 pixels, by per-channel statistics of [0, 1] pixels."""
+    return (pixels.astype(jnp.float32) / 255 - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)

@@ -1,0 +1,5 @@
+"""One train loop for every stage; what a stage trains, and how fast, is an ordered table."""
+
+from mmfuser_jax.train.loop import train
+
+__all__ = ["train"]

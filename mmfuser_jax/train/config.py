@@ -1,0 +1,196 @@
+"""Config programs → typed, checked descriptions of a run and its stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmfuser_jax.data.conversation import get_template
+from mmfuser_jax.data.pipeline import Augmentation, RowFormat
+from mmfuser_jax.models import VlmConfig
+from mmfuser_jax.models.layers import REMAT_POLICIES
+from mmfuser_jax.train.optim import OPTIMIZERS, OptimizerConfig, Rule
+
+DTYPES = ("float32", "bfloat16")
+
+
+class ConfigError(ValueError):
+    """A config has a value that makes no sense; the message names the field."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One stretch of training with its own data, trainable parts and schedule.
+
+    Attributes:
+      name: for logs and files.
+      start: global step before its first.
+      source, split: what it trains on, see `data.sources`.
+      validation: source whose validation split measures progress.
+      row: static shape of a row.
+      conversations: drawn from a record at every visit.
+      augmentation: of pictures.
+      batch_size: rows of the global batch.
+      optimizer: table of trained parameters, and schedule.
+    """
+
+    name: str
+    start: int
+    source: str
+    split: str
+    validation: str
+    row: RowFormat
+    conversations: int
+    augmentation: Augmentation
+    batch_size: int
+    optimizer: OptimizerConfig
+
+    @property
+    def end(self) -> int:
+        """Global step after its last."""
+        return self.start + self.optimizer.steps
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """A whole run.
+
+    Attributes:
+      seed: of parameters, data order and augmentation.
+      model: shape of the network.
+      tokenizer: "words" builds one from the words of the stages' training data, anything else is a tokenizer folder.
+      dtype: compute dtype.
+      remat: key of `layers.REMAT_POLICIES`.
+      mesh: size of every mesh axis; -1 takes the remaining devices.
+      stages: in order.
+      log_every, checkpoint_every, validate_every: global steps; 0 switches validation off.
+      validation_records: at most this many, from the start of the split.
+      max_new_tokens: of a generated answer.
+      keep: checkpoints kept.
+      test_source, test_split: scored once, after the last step.
+    """
+
+    seed: int
+    model: VlmConfig
+    tokenizer: str
+    dtype: str
+    remat: str
+    mesh: Mapping[str, int]
+    stages: tuple[Stage, ...]
+    log_every: int
+    checkpoint_every: int
+    validate_every: int
+    validation_records: int
+    max_new_tokens: int
+    keep: int
+    test_source: str
+    test_split: str
+
+    @property
+    def steps(self) -> int:
+        """Global steps of all stages."""
+        return self.stages[-1].end
+
+
+def parse_run(config: Mapping[str, Any]) -> RunConfig:
+    """Checks a resolved config (see `configs/common.py` for its fields) and returns it typed.
+
+    Raises:
+      ConfigError: a value out of range, or an unknown stage, template, dtype or remat policy.
+    """
+    try:
+        model = VlmConfig.from_dict(config["model"])
+        if config["dtype"] not in DTYPES:
+            raise ConfigError(f"config.dtype={config['dtype']!r} is not one of {', '.join(DTYPES)}")
+        if config["remat"] not in REMAT_POLICIES:
+            raise ConfigError(f"config.remat={config['remat']!r} is not one of {', '.join(REMAT_POLICIES)}")
+        stages = _parse_stages(config, model)
+    except ConfigError:
+        raise
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"config: {error}") from None
+    for field in ("log_every", "checkpoint_every", "keep", "max_new_tokens"):
+        if config[field] < 1:
+            raise ConfigError(f"config.{field}={config[field]} must be at least 1")
+    names = {field.name for field in dataclasses.fields(RunConfig)} - {"model", "stages"}
+    return RunConfig(model=model, stages=stages, **{name: config[name] for name in names})
+
+
+def _parse_stages(config: Mapping[str, Any], model: VlmConfig) -> tuple[Stage, ...]:
+    stages: list[Stage] = []
+    for name in config["stage_order"]:
+        if name not in config["stages"]:
+            raise ConfigError(f"config.stage_order names {name!r}; config.stages has {', '.join(config['stages'])}")
+        stages.append(_parse_stage(name, config, model, stages[-1].end if stages else 0))
+    if not stages:
+        raise ConfigError("config.stage_order is empty")
+    return tuple(stages)
+
+
+def _parse_stage(name: str, config: Mapping[str, Any], model: VlmConfig, start: int) -> Stage:
+    fields = config["stages"][name]
+    for field in ("steps", "batch_size", "conversations", "length"):
+        if fields[field] < 1:
+            raise ConfigError(f"config.stages.{name}.{field}={fields[field]} must be at least 1")
+    get_template(fields["template"])
+    if fields["optimizer"] not in OPTIMIZERS:
+        known = ", ".join(OPTIMIZERS)
+        raise ConfigError(f"config.stages.{name}.optimizer={fields['optimizer']!r} is not one of {known}")
+    rules = tuple(Rule(pattern, rate) for pattern, rate in fields["rules"])
+    if not any(rule.learning_rate for rule in rules):
+        raise ConfigError(f"config.stages.{name}.rules train nothing")
+    return Stage(
+        name=name,
+        start=start,
+        source=fields["source"],
+        split=fields["split"],
+        validation=fields["validation"],
+        row=RowFormat(
+            template=fields["template"],
+            length=fields["length"],
+            images=fields["images"],
+            patches=model.vision.patches,
+            image_size=model.vision.image_size,
+            aspect=config["aspect"],
+            image_mean=model.image_mean,
+        ),
+        conversations=fields["conversations"],
+        augmentation=Augmentation(shift=fields["shift"], flip=fields["flip"]),
+        batch_size=fields["batch_size"],
+        optimizer=OptimizerConfig(
+            rules=rules,
+            steps=fields["steps"],
+            warmup=math.ceil(fields["warmup_ratio"] * fields["steps"]),
+            name=fields["optimizer"],
+            b1=fields["b1"],
+            b2=fields["b2"],
+            epsilon=fields["epsilon"],
+            weight_decay=fields["weight_decay"],
+            clip_norm=fields["clip_norm"],
+        ),
+    )
+
+
+def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested config → {"stages.encoder.steps": 400, …}, for showing differences."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= flatten_config(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def check_unchanged(saved: Mapping[str, Any], given: Mapping[str, Any], workdir: Path) -> None:
+    """A workdir belongs to one config.
+
+    Raises:
+      ConfigError: the configs differ; the message lists the fields.
+    """
+    old, new = flatten_config(saved), flatten_config(given)
+    missing = object()
+    changed = [key for key in sorted({*old, *new}) if old.get(key, missing) != new.get(key, missing)]
+    if changed:
+        fields = "; ".join(f"{key}: {old.get(key)!r} → {new.get(key)!r}" for key in changed)
+        raise ConfigError(f"{workdir} holds a run of another config ({fields}); choose another --workdir or delete it")

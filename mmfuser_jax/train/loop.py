@@ -1,0 +1,241 @@
+"""The train loop: stages in order, logging, validation, checkpoints, resuming."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from mmfuser_jax import model_folder, sharding
+from mmfuser_jax.checkpoint import Checkpoints
+from mmfuser_jax.data import Tokenizer, load_tokenizer
+from mmfuser_jax.data.pipeline import ToRow, make_loader
+from mmfuser_jax.data.sources import load_records
+from mmfuser_jax.data.tokenizer import train_word_tokenizer
+from mmfuser_jax.models import VLM
+from mmfuser_jax.train.config import RunConfig, Stage, check_unchanged, parse_run
+from mmfuser_jax.train.metrics import MetricsWriter, describe
+from mmfuser_jax.train.optim import assign_rules, flatten, learning_rates
+from mmfuser_jax.train.state import TrainState, abstract_params, abstract_state, init_params, init_state
+from mmfuser_jax.train.step import make_train_step
+
+LOG = logging.getLogger(__name__)
+
+Validate = Callable[[Stage, VLM, Any, Tokenizer], Mapping[str, Any]]
+"""(stage, model, parameters, tokenizer) → numbers to log under `validation`."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message names the step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What a finished run leaves in memory; everything is on disk too.
+
+    Attributes:
+      run: its typed config.
+      model, params, tokenizer: ready for the engine.
+      train_seconds: wall-clock of all stages, compiling and validating included, over all resumed parts.
+    """
+
+    run: RunConfig
+    model: VLM
+    params: Any
+    tokenizer: Tokenizer
+    train_seconds: float
+
+
+class _Run:
+    """What the stages of one process share."""
+
+    def __init__(self, config: Mapping[str, Any], workdir: Path) -> None:
+        self.started = time.monotonic()
+        self.config = parse_run(config)
+        workdir.mkdir(parents=True, exist_ok=True)
+        _claim(workdir, config)
+        self.mesh = sharding.make_mesh(**self.config.mesh)
+        self.model = VLM(self.config.model, jnp.dtype(self.config.dtype), self.config.remat)
+        self.tokenizer = _tokenizer(self.config, workdir)
+        card = model_folder.ModelCard(
+            self.config.model, self.config.stages[-1].row.template, self.config.stages[-1].row.aspect
+        )
+        model_folder.write_card(workdir, card)
+        self.checkpoints = Checkpoints(workdir / model_folder.CHECKPOINTS, self.config.keep)
+        self.resume_step = self.checkpoints.latest_step() or 0
+        if self.resume_step > self.config.steps:
+            raise TrainingError(f"{workdir} is at step {self.resume_step}, past the last step {self.config.steps}")
+        self.seconds_before = self.checkpoints.read_meta(self.resume_step)["train_seconds"] if self.resume_step else 0.0
+        self.metrics = MetricsWriter(workdir, self.resume_step, self.config.steps)
+
+    def seconds(self) -> float:
+        """Wall-clock trained so far, over all resumed parts."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def close(self) -> None:
+        self.checkpoints.close()
+        self.metrics.close()
+
+
+def train(config: Mapping[str, Any], workdir: Path, validate: Validate | None = None) -> Trained:
+    """Trains every stage of `config` into `workdir`, or goes on where an earlier call with the same workdir stopped.
+
+    Args:
+      config: resolved config, see `configs/common.py`.
+      workdir: gets config.json, model.json, tokenizer/, metrics.jsonl, tensorboard/ and checkpoints/.
+      validate: measures the parameters every `validate_every` steps and at the end of every stage.
+
+    Raises:
+      ConfigError: the config makes no sense, or the workdir belongs to another one.
+      TrainingError: the loss is not finite.
+      RecordError: a training record is broken; the message names it.
+    """
+    run = _Run(config, workdir)
+    try:
+        params = None
+        for stage in run.config.stages:
+            if stage.end < run.resume_step:
+                continue
+            params = _train_stage(run, stage, params, validate)
+        run.checkpoints.wait()
+        return Trained(run.config, run.model, params, run.tokenizer, run.seconds())
+    finally:
+        run.close()
+
+
+def _claim(workdir: Path, config: Mapping[str, Any]) -> None:
+    """Writes config.json, or makes sure that the one there is the same."""
+    path, given = workdir / "config.json", json.loads(json.dumps(config))
+    if path.exists():
+        check_unchanged(json.loads(path.read_text()), given, workdir)
+    path.write_text(json.dumps(given, indent=2) + "\n")
+
+
+def _tokenizer(config: RunConfig, workdir: Path) -> Tokenizer:
+    folder = workdir / model_folder.TOKENIZER
+    if not folder.exists():
+        if config.tokenizer == "words":
+            train_word_tokenizer(_training_texts(config), folder)
+        else:
+            model_folder.copy_tokenizer(Path(config.tokenizer), workdir)
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.vocab_size > config.model.llm.vocab_size:
+        raise TrainingError(f"{tokenizer.vocab_size} tokens, but config.model.llm.vocab_size={config.model.llm.vocab_size}")
+    return tokenizer
+
+
+def _training_texts(config: RunConfig) -> list[str]:
+    texts = ["USER: ASSISTANT:"]
+    for source, split in {(stage.source, stage.split): None for stage in config.stages}:
+        for record in load_records(source, split):
+            texts += [turn.text for turns in record.conversations for turn in turns]
+    return [text.replace("<image>", "") for text in texts]
+
+
+def _train_stage(run: _Run, stage: Stage, params: Any, validate: Validate | None) -> Any:
+    """Trains one stage, from `params` or from its newest checkpoint; returns the parameters."""
+    config, mesh = run.config, run.mesh
+    data = iter(_loader(run, stage))
+    if stage.start < run.resume_step:
+        state = _restore(run, stage, data)
+    else:
+        params = init_params(run.model, config.seed, mesh) if params is None else params
+        state = init_state(params, stage.optimizer, config.seed, mesh)
+    step = stage.start + int(state.step)
+    if step == stage.end:
+        return state.params
+    _log_trainable(stage, state)
+    train_step = make_train_step(run.model, stage.optimizer, mesh)
+    window_start, window_tokens, window_steps = time.monotonic(), 0, 0
+    while step < stage.end:
+        batch = next(data)
+        state, metrics = train_step(state, sharding.shard_batch(batch, mesh))
+        step += 1
+        window_tokens += int(np.count_nonzero(batch.segment_ids)) * jax.process_count()
+        window_steps += 1
+        run.metrics.advance(step, stage.name)
+        if step % config.log_every == 0 or step == stage.end:
+            metrics = jax.device_get(metrics)
+            elapsed = time.monotonic() - window_start
+            _log(run, stage, step, metrics, elapsed / window_steps, window_tokens / elapsed)
+            window_start, window_tokens, window_steps = time.monotonic(), 0, 0
+        if validate and (step == stage.end or (config.validate_every and step % config.validate_every == 0)):
+            numbers = dict(validate(stage, run.model, state.params, run.tokenizer))
+            run.metrics.write({"step": step, "stage": stage.name, "validation": numbers})
+            LOG.info("step %5d  %-9s validation %s", step, stage.name, numbers)
+            window_start, window_tokens, window_steps = time.monotonic(), 0, 0
+        if step % config.checkpoint_every == 0 or step == stage.end:
+            _save(run, stage, step, state, data)
+    return state.params
+
+
+def _loader(run: _Run, stage: Stage) -> grain.IterDataset:
+    batch_size, remainder = divmod(stage.batch_size, jax.process_count())
+    if remainder:
+        raise TrainingError(f"stage {stage.name}: batch_size {stage.batch_size} over {jax.process_count()} processes")
+    return make_loader(
+        load_records(stage.source, stage.split),
+        ToRow(run.tokenizer, stage.row, stage.conversations, stage.augmentation),
+        batch_size=batch_size,
+        seed=run.config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def _save(run: _Run, stage: Stage, step: int, state: TrainState, data: grain.DatasetIterator) -> None:
+    train = {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}
+    meta = {"stage": stage.name, "train_seconds": run.seconds()}
+    run.checkpoints.save(step, params=state.params, train=train, meta=meta, data=data)
+
+
+def _restore(run: _Run, stage: Stage, data: grain.DatasetIterator) -> TrainState:
+    shapes = abstract_state(abstract_params(run.model, run.mesh), stage.optimizer, run.mesh)
+    train = {"step": shapes.step, "opt_state": shapes.opt_state, "rng": shapes.rng}
+    restored = run.checkpoints.restore(run.resume_step, params=shapes.params, train=train, data=data)
+    LOG.info("resumed at step %d of stage %s", run.resume_step, stage.name)
+    return TrainState(params=restored.params, **restored.train)
+
+
+def _log(
+    run: _Run, stage: Stage, step: int, metrics: Mapping[str, Any], step_seconds: float, tokens_per_second: float
+) -> None:
+    if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["grad_norm"]):
+        raise TrainingError(
+            f"step {step} of stage {stage.name}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}"
+        )
+    row = {
+        "step": step,
+        "stage": stage.name,
+        "loss": float(metrics["loss"]),
+        "accuracy": float(metrics["accuracy"]),
+        "grad_norm": float(metrics["grad_norm"]),
+        "supervised_tokens": int(metrics["tokens"]),
+        "learning_rate": learning_rates(stage.optimizer, step - stage.start - 1),
+        "tokens_per_second": round(tokens_per_second, 1),
+        "step_seconds": round(step_seconds, 4),
+        "elapsed_seconds": round(run.seconds(), 2),
+    }
+    run.metrics.write(row)
+    LOG.info(describe(row, run.config.steps, step_seconds * (run.config.steps - step)))
+
+
+def _log_trainable(stage: Stage, state: TrainState) -> None:
+    """Says what trains, by row of the table."""
+    flat = flatten(state.params)
+    assigned = assign_rules(flat, stage.optimizer.rules)
+    for row, rule in enumerate(stage.optimizer.rules):
+        count = sum(x.size for path, x in flat.items() if assigned[path] == row)
+        how = "frozen" if rule.learning_rate is None else f"learning rate {rule.learning_rate:g}"
+        LOG.info("stage %-9s %-28s %12s parameters, %s", stage.name, rule.pattern, f"{count:,}", how)

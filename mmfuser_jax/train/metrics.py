@@ -1,0 +1,92 @@
+"""Where a run's numbers go: metrics.jsonl, TensorBoard, and the console."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+LOG = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+
+
+class MetricsWriter:
+    """Appends rows to `metrics.jsonl` and TensorBoard, and tells the console.
+
+    A resumed run first drops the rows after its checkpoint, so that the file reads as if nothing had happened.
+    """
+
+    def __init__(self, workdir: Path, resume_step: int, total_steps: int) -> None:
+        """Opens the files of `workdir`; rows beyond `resume_step` go."""
+        path = workdir / "metrics.jsonl"
+        kept = [row for row in read_metrics(path) if row["step"] <= resume_step]
+        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1, write_to_disk=True)
+        console = Console(stderr=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+            console=console, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._task = self._progress.add_task("train", total=total_steps, completed=resume_step)
+        self._progress.start()
+
+    def advance(self, step: int, stage: str) -> None:
+        """Moves the progress bar."""
+        self._progress.update(self._task, completed=step, description=stage)
+
+    def write(self, row: Row) -> None:
+        """Writes one row: `step` and `stage`, then numbers; nested names are joined with a slash in TensorBoard."""
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        for name, value in row.items():
+            for suffix, number in value.items() if isinstance(value, dict) else [("", value)]:
+                if isinstance(number, int | float):
+                    self._board.add_scalar(_tag(name, suffix), number, row["step"])
+
+    def close(self) -> None:
+        """Flushes everything."""
+        self._progress.stop()
+        self._file.close()
+        self._board.close()
+
+
+def _tag(name: str, suffix: str) -> str:
+    """TensorBoard allows no regular expressions in names: "learning_rate/(fuser|projector)/" loses its punctuation."""
+    return f"{name}/{re.sub(r'[^a-z0-9]+', '_', suffix).strip('_') or 'all'}" if suffix else name
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """Rows of a metrics.jsonl; none if the file is missing. A torn last line (a killed writer's) is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text().splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            LOG.warning("%s: dropped a torn line", path)
+    return rows
+
+
+def describe(row: Row, total_steps: int, eta_seconds: float) -> str:
+    """One console line for a training row."""
+    rates = sorted(set(row["learning_rate"].values()))
+    shown = f"{rates[0]:.2e}" if len(rates) == 1 else f"{rates[0]:.2e}..{rates[-1]:.2e}"
+    return (
+        f"step {row['step']:>5}/{total_steps}  {row['stage']:<9} loss {row['loss']:.4f}  accuracy {row['accuracy']:.3f}  "
+        f"lr {shown}  {row['tokens_per_second']:,.0f} tokens/s  eta {_clock(eta_seconds)}"
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
