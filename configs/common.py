@@ -20,6 +20,7 @@ def run(model: VlmConfig, stages: dict[str, ConfigDict], **fields: Any) -> Confi
         {
             "seed": 0,
             "model": dataclasses.asdict(model),
+            "init_from": "",  # or a model folder to start from
             "tokenizer": "words",  # or a folder with tokenizer.json
             "aspect": "pad",
             "dtype": "float32",
@@ -55,6 +56,7 @@ def stage(source: str, rules: tuple[tuple[str, float | None], ...], steps: int, 
             "shift": 0,
             "flip": False,
             "batch_size": 128,
+            "fuser": True,  # False bypasses it while it is still the identity
             "rules": rules,
             "steps": steps,
             "warmup_ratio": 0.03,

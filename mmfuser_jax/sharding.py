@@ -19,6 +19,8 @@ from flax.core import meta
 from flax.traverse_util import flatten_dict
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from mmfuser_jax.types import Array
+
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 
 Rules = Mapping[str, str | tuple[str, ...] | None]
@@ -106,7 +108,7 @@ def use_mesh(mesh: Mesh) -> Iterator[Mesh]:
         _active.pop()
 
 
-def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
+def constrain(x: Array, *axes: str | None) -> Array:
     """Pins an activation to the placement its logical axes ask for; checks names even when no mesh is in use."""
     spec = logical_to_spec(axes)
     if len(axes) != x.ndim:

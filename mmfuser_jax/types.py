@@ -8,7 +8,7 @@ Axis letters, used alike in einsums, annotations and docstrings:
     F feature levels        K sampling points          Q queries
     L layers                M hidden width of an MLP   G key/value heads
 
-This module imports NumPy and JAX types only; it never touches a device.
+Function annotations spell shapes with these letters, and the tests check them at run time.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from __future__ import annotations
 import jax
 import numpy as np
 from flax import struct
-from jaxtyping import Float, Int
 
 Array = jax.Array | np.ndarray
+"""What functions of arrays accept. Struct fields carry it bare: JAX also fills structs with shapes and shardings."""
 
 IGNORE_INDEX = -100
 """Target value of a position that does not count in the loss (PyTorch's and LLaVA's convention)."""
@@ -52,12 +52,12 @@ class Batch:
       pixels: uint8[B, I, height, width, 3]; raw pixels, normalised on the device.
     """
 
-    tokens: Int[Array, "B T"]
-    targets: Int[Array, "B T"]
-    positions: Int[Array, "B T"]
-    segment_ids: Int[Array, "B T"]
-    branch_ids: Int[Array, "B T"]
-    image_index: Int[Array, "B T"]
+    tokens: Array
+    targets: Array
+    positions: Array
+    segment_ids: Array
+    branch_ids: Array
+    image_index: Array
     pixels: Array
 
 
@@ -71,16 +71,16 @@ class KVCache:
       lengths: int32[B]; slots in use. Slots beyond may hold stale padding: they are masked, then overwritten.
     """
 
-    keys: Float[Array, "L B S G H"]
-    values: Float[Array, "L B S G H"]
-    lengths: Int[Array, " B"]
+    keys: Array
+    values: Array
+    lengths: Array
 
 
 @struct.dataclass
 class ModelOutput:
     """Logits float32[B, T, V] of a forward pass, and the updated cache where one was given."""
 
-    logits: Float[Array, "B T V"]
+    logits: Array
     cache: KVCache | None = None
 
 
@@ -95,7 +95,7 @@ class VisualFeatures:
       projected: float[N, P, E], at the width E of the language model.
     """
 
-    levels: tuple[Float[Array, "n P D"], ...]
-    query: Float[Array, "n P D"]
-    fused: Float[Array, "n P D"]
-    projected: Float[Array, "n P E"]
+    levels: tuple[Array, ...]
+    query: Array
+    fused: Array
+    projected: Array

@@ -44,38 +44,71 @@ def questions(split: str) -> list[Record]:
     """One record per picture, one conversation per question, tagged with `type`."""
     pairs, paths = _questions(split)
     return [
-        Record(
-            id=f"{split}/{image}",
-            images=(Path(paths[image]),),
-            conversations=tuple(
-                (Turn("human", f"{IMAGE_MARKER}\n{question}"), Turn("gpt", answer)) for question, answer in asked
-            ),
-            tags=tuple({"type": question_type(question, answer)} for question, answer in asked),
-        ).validate()
+        _record(split, image, paths, [(question, answer, question_type(question, answer)) for question, answer in asked])
         for image, asked in pairs.items()
     ]
 
 
 def captions(split: str) -> list[Record]:
-    """One record per picture with the caption that its own questions and answers reveal, such as "a teal circle".
+    """One record per picture: "describe the picture." is answered by a caption such as "a teal circle".
 
-    Pictures whose questions leave colour or shape open are dropped (about one in ten).
+    Pictures whose own questions and answers leave colour or shape open are dropped (about one in ten).
     """
-    pairs, paths = _questions(split)
+    _, paths = _questions(split)
+    seen, _ = _described(split)
+    return [_record(split, image, paths, [_caption(*words)]) for image, words in seen.items()]
+
+
+def matches(split: str) -> list[Record]:
+    """The records of `captions`, and for every colour and shape whether the picture shows it.
+
+    "teal?" is answered by "yes", "triangle?" by "no": image-text matching, beside captioning the other task that
+    vision-language models are pretrained on (BLIP, arXiv 2201.12086). All of it follows from the pictures' own
+    questions and answers.
+    """
+    _, paths = _questions(split)
+    seen, vocabulary = _described(split)
+    return [
+        _record(
+            split, image, paths,
+            [_caption(*words), *((f"{word}?", "yes" if word in words else "no", "match") for word in vocabulary)],
+        )
+        for image, words in seen.items()
+    ]  # fmt: skip
+
+
+def _caption(color: str, shape: str) -> tuple[str, str, str]:
+    return "describe the picture.", f"a {color} {shape}", "caption"
+
+
+def _described(split: str) -> tuple[dict[int, tuple[str, str]], list[str]]:
+    """(colour, shape) of every picture whose questions and answers reveal both, and all colours and shapes."""
+    pairs, _ = _questions(split)
     everything = [pair for asked in pairs.values() for pair in asked]
     colors, shapes = (
-        {answer for question, answer in everything if question_type(question, answer) == kind}
+        sorted({answer for question, answer in everything if question_type(question, answer) == kind})
         for kind in ("color", "shape")
     )
-    records = []
+    seen = {}
     for image, asked in pairs.items():
         revealed = [word for question, answer in asked for word in _revealed(question, answer)]
         color = next((word for word in revealed if word in colors), None)
         shape = next((word for word in revealed if word in shapes), None)
         if color and shape:
-            turns = (Turn("human", IMAGE_MARKER), Turn("gpt", f"a {color} {shape}"))
-            records.append(Record(f"{split}/{image}", (Path(paths[image]),), (turns,)).validate())
-    return records
+            seen[image] = (color, shape)
+    return seen, [*colors, *shapes]
+
+
+def _record(split: str, image: int, paths: dict[int, str], tasks: list[tuple[str, str, str]]) -> Record:
+    """A record of (question, answer, type) conversations about one picture."""
+    return Record(
+        id=f"{split}/{image}",
+        images=(Path(paths[image]),),
+        conversations=tuple(
+            (Turn("human", f"{IMAGE_MARKER}\n{question}"), Turn("gpt", answer)) for question, answer, _ in tasks
+        ),
+        tags=tuple({"type": kind} for _, _, kind in tasks),
+    ).validate()
 
 
 def _revealed(question: str, answer: str) -> list[str]:

@@ -10,6 +10,7 @@ from mmfuser_jax.data.records import Record
 SOURCES: dict[str, Callable[[str], list[Record]]] = {
     "easy_vqa/questions": easy_vqa.questions,
     "easy_vqa/captions": easy_vqa.captions,
+    "easy_vqa/matches": easy_vqa.matches,
 }
 
 

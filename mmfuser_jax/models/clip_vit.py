@@ -14,6 +14,7 @@ from jaxtyping import Float
 from mmfuser_jax.models.layers import DType, Stack, dense, layer_norm
 from mmfuser_jax.ops.attention import attention
 from mmfuser_jax.sharding import constrain, named
+from mmfuser_jax.types import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +118,7 @@ class ClipVit(nn.Module):
 
     @nn.compact
     def __call__(
-        self, pixels: Float[jax.Array, "n height width 3"], *, states: Sequence[int]
+        self, pixels: Float[Array, "n height width 3"], *, states: Sequence[int]
     ) -> tuple[Float[jax.Array, "n P D"], ...]:
         """Hidden states of normalised pixels, patch tokens only (the class token is dropped).
 
@@ -144,5 +145,5 @@ class ClipVit(nn.Module):
             "position_embedding", named(small, "patch_positions", "embed"), (config.patches + 1, config.width)
         )
         cls = jnp.broadcast_to(cls.astype(self.dtype), (count, 1, config.width))
-        x = jnp.concatenate([cls, x], axis=1) + positions.astype(self.dtype)
+        x = jnp.concatenate([cls, x], axis=1) + positions.astype(self.dtype)[None]
         return layer_norm(config.norm_epsilon, name="pre_norm", dtype=self.dtype)(x)

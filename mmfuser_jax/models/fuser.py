@@ -38,7 +38,6 @@ class FuserConfig:
     impl: str = "auto"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "key_layers", tuple(self.key_layers))
         if not self.key_layers:
             raise ValueError("a fuser needs at least one key layer; for LLaVA-1.5 leave the fuser out (None)")
         if self.heads < 1 or self.points < 1:
@@ -109,9 +108,9 @@ class DeformableAttention(nn.Module):
         )(query)
         weights = jax.nn.softmax(weights.astype(jnp.float32).reshape(*shape[:3], -1)).reshape(shape)
 
-        pixels = jnp.asarray([(columns, rows) for rows, columns in value_grids], jnp.float32)
-        offsets = offsets.astype(jnp.float32).reshape(*shape, 2) / pixels[:, None, :]
-        locations = pixel_centres(query_grid)[:, None, None, None, :] + offsets
+        pixels = np.asarray([(columns, rows) for rows, columns in value_grids], np.float32)
+        offsets = offsets.astype(jnp.float32).reshape(*shape, 2) / pixels[None, None, None, :, None]
+        locations = pixel_centres(query_grid)[None, :, None, None, None] + offsets
         value = value.reshape(count, -1, self.heads, width // self.heads)
         out = deformable_attention(value, value_grids, locations, weights, impl=self.impl)
         return dense(width, ("embed", "embed_out"), name="out", kernel_init=xavier, dtype=self.dtype)(out)
@@ -135,7 +134,7 @@ class Fuser(nn.Module):
     def __call__(
         self,
         query: Float[jax.Array, "n Q D"],
-        levels: tuple[Float[jax.Array, "n _ D"], ...],
+        levels: tuple[Float[jax.Array, "n _ _"], ...],
         *,
         query_grid: Grid,
         level_grids: tuple[Grid, ...],
@@ -168,7 +167,7 @@ class Fuser(nn.Module):
         normed = norm("self_norm")(cross)
         refined = attend("self_attention", 1)(normed, normed, query_grid=query_grid, value_grids=(query_grid,))
         gamma1, gamma2 = (
-            self.param(name, named(nn.initializers.zeros_init(), "norm"), (width,)).astype(self.dtype)
+            self.param(name, named(nn.initializers.zeros_init(), "norm"), (width,)).astype(self.dtype)[None, None]
             for name in ("gamma1", "gamma2")
         )
         return constrain(query + gamma1 * (cross + gamma2 * refined), "batch", "patches", "activation_embed")

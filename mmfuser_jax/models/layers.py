@@ -85,7 +85,10 @@ class Stack(nn.Module):
 
     @nn.compact
     def __call__(self, carry: Any, per_layer: Any, *broadcast: Any) -> tuple[Any, Any]:
-        """Returns the last carry and the per-layer outputs stacked on a leading axis L (None stays None)."""
+        """Returns the last carry and the outputs, indexable by layer: a tuple, or arrays with a leading axis L.
+
+        Unrolled outputs are not stacked: the copies would cost more than a small model's layers.
+        """
         block = self.make_block
         if self.remat != "none":
             block = nn.remat(block, policy=REMAT_POLICIES[self.remat], prevent_cse=not self.scan)
@@ -104,4 +107,9 @@ class Stack(nn.Module):
             here = jax.tree.map(lambda x, layer=layer: x[layer], per_layer)
             carry, output = block(name=f"layers_{layer}")(carry, here, *broadcast)
             outputs.append(output)
-        return carry, jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs)
+        return carry, tuple(outputs)
+
+
+def stack_outputs(outputs: Any) -> Any:
+    """Outputs of a Stack with a leading axis L in either layout."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *outputs) if isinstance(outputs[0], tuple) else outputs

@@ -12,10 +12,10 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Bool, Float, Int
 
-from mmfuser_jax.models.layers import DType, Stack, dense, rms_norm
+from mmfuser_jax.models.layers import DType, Stack, dense, rms_norm, stack_outputs
 from mmfuser_jax.ops.attention import attention
 from mmfuser_jax.sharding import constrain, named
-from mmfuser_jax.types import KVCache
+from mmfuser_jax.types import Array, KVCache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +72,6 @@ class LlamaConfig:
     scan_layers: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.rope_scaling, dict):
-            object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
         if self.heads % self.kv_heads:
             raise ValueError(f"{self.heads} heads do not divide by {self.kv_heads} key/value heads")
         if not self.head_width:
@@ -191,14 +189,17 @@ class Llama(nn.Module):
     def setup(self) -> None:
         config = self.config
         small = nn.initializers.normal(0.02)
-        self.embedding = self.param("embedding", named(small, "vocab", "embed"), (config.vocab_size, config.width))
+        # Published models start at 0.02; a small model trained from nothing then loses which word it read, because the
+        # first attention output drowns the embedding in the residual stream.
+        wide = nn.initializers.normal(0.5)
+        self.embedding = self.param("embedding", named(wide, "vocab", "embed"), (config.vocab_size, config.width))
         block = functools.partial(LlamaBlock, config, self.dtype)
         self.decoder = Stack(block, config.depth, config.scan_layers, self.remat)
         self.final_norm = rms_norm(config.norm_epsilon, name="final_norm", dtype=self.dtype)
         if not config.tied_head:
             self.head = self.param("head", named(small, "embed", "vocab"), (config.width, config.vocab_size))
 
-    def embed(self, tokens: Int[jax.Array, "B T"]) -> Float[jax.Array, "B T D"]:
+    def embed(self, tokens: Int[Array, "B T"]) -> Float[jax.Array, "B T D"]:
         """Embeddings of token ids, in the compute dtype."""
         return jnp.take(self.embedding, tokens, axis=0).astype(self.dtype)
 
@@ -206,7 +207,7 @@ class Llama(nn.Module):
         self,
         embeddings: Float[jax.Array, "B T D"],
         *,
-        positions: Int[jax.Array, "B T"],
+        positions: Int[Array, "B T"],
         mask: Bool[jax.Array, "B 1 T S"] | None = None,
         cache: KVCache | None = None,
     ) -> tuple[Float[jax.Array, "B T D"], KVCache | None]:
@@ -225,15 +226,16 @@ class Llama(nn.Module):
         if mask is None and cache is None:
             raise ValueError("Llama needs a mask (training) or a cache (decoding)")
         frequencies = jnp.asarray(rotary_frequencies(self.config), jnp.float32)
-        angles = positions[..., None].astype(jnp.float32) * frequencies
+        angles = positions[..., None].astype(jnp.float32) * frequencies[None, None]
         per_layer, lengths = None, None
         if cache is not None:
             per_layer, lengths = (cache.keys, cache.values), cache.lengths
-            mask = (jnp.arange(cache.keys.shape[2]) <= positions[:, :, None])[:, None]
+            mask = (jnp.arange(cache.keys.shape[2])[None, None] <= positions[:, :, None])[:, None]
         x = constrain(embeddings.astype(self.dtype), "batch", "length", "activation_embed")
         x, written = self.decoder(x, per_layer, angles, mask, lengths)
         if cache is not None:
-            cache = KVCache(keys=written[0], values=written[1], lengths=cache.lengths + embeddings.shape[1])
+            keys, values = stack_outputs(written)
+            cache = KVCache(keys=keys, values=values, lengths=cache.lengths + embeddings.shape[1])
         return self.final_norm(x), cache
 
     def logits(self, hidden: Float[jax.Array, "B T D"]) -> Float[jax.Array, "B T V"]:

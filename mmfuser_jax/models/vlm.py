@@ -6,19 +6,19 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Float, Int, Num
 
 from mmfuser_jax.models.clip_vit import ClipVit, ClipVitConfig
 from mmfuser_jax.models.fuser import Fuser, FuserConfig
 from mmfuser_jax.models.layers import DType
-from mmfuser_jax.models.llama import Llama, LlamaConfig
+from mmfuser_jax.models.llama import Llama, LlamaConfig, RopeScaling
 from mmfuser_jax.models.projector import Projector, ProjectorConfig
 from mmfuser_jax.ops.attention import packed_mask
 from mmfuser_jax.sharding import constrain
-from mmfuser_jax.types import CLIP_MEAN, CLIP_STD, Batch, KVCache, ModelOutput, VisualFeatures
+from mmfuser_jax.types import CLIP_MEAN, CLIP_STD, Array, Batch, KVCache, ModelOutput, VisualFeatures
 
 
 
@@ -45,8 +45,6 @@ class VlmConfig:
     image_std: tuple[float, float, float] = CLIP_STD
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "image_mean", tuple(self.image_mean))
-        object.__setattr__(self, "image_std", tuple(self.image_std))
         self.vision.state_index(self.select_layer)
         if self.fuser is not None:
             if self.vision.width % self.fuser.heads:
@@ -63,9 +61,12 @@ class VlmConfig:
         """
         parts = {"vision": ClipVitConfig, "llm": LlamaConfig, "projector": ProjectorConfig, "fuser": FuserConfig}
         built: dict[str, Any] = dict(fields)
+        if built["llm"].get("rope_scaling") is not None:
+            scaling = _build(RopeScaling, built["llm"]["rope_scaling"], "model.llm.rope_scaling")
+            built["llm"] = {**built["llm"], "rope_scaling": scaling}
         for name, part in parts.items():
             if built.get(name) is not None:
-                built[name] = _build(part, dict(built[name]), f"model.{name}")
+                built[name] = _build(part, built[name], f"model.{name}")
         return _build(cls, built, "model")
 
     @property
@@ -75,13 +76,13 @@ class VlmConfig:
         return tuple(self.vision.state_index(layer) for layer in (*keys, self.select_layer))
 
 
-def _build(cls: Any, fields: dict[str, Any], where: str) -> Any:
+def _build(cls: Any, fields: Mapping[str, Any], where: str) -> Any:
     known = {field.name for field in dataclasses.fields(cls)}
     unknown = sorted(set(fields) - known)
     if unknown:
         raise ValueError(f"{where} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     try:
-        return cls(**fields)
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
     except TypeError as error:  # a required field is missing
         raise ValueError(f"{where}: {error}") from None
 
@@ -107,9 +108,10 @@ class VLM(nn.Module):
         self.projector = Projector(config.projector, config.llm.width, self.dtype)
         self.llm = Llama(config.llm, self.dtype, self.remat)
 
-    def visual_features(self, pixels: Num[jax.Array, "n height width 3"]) -> VisualFeatures:
+    def visual_features(self, pixels: Num[Array, "n height width 3"]) -> VisualFeatures:
         """Every stage of the visual path. uint8 pixels are normalised here, floats are taken as normalised."""
         config = self.config
+        pixels = jnp.asarray(pixels)
         if pixels.dtype == jnp.uint8:
             pixels = normalize_pixels(pixels, config.image_mean, config.image_std)
         pixels = constrain(pixels, "batch", "pixels", "pixels", None)
@@ -120,7 +122,7 @@ class VLM(nn.Module):
             fused = self.fuser(query, tuple(levels), query_grid=grid, level_grids=(grid,) * len(levels))
         return VisualFeatures(levels=tuple(levels), query=query, fused=fused, projected=self.projector(fused))
 
-    def encode_images(self, pixels: Num[jax.Array, "B I height width 3"]) -> Float[jax.Array, "B IP D"]:
+    def encode_images(self, pixels: Num[Array, "B I height width 3"]) -> Float[Array, "B IP D"]:
         """Image tokens of every row: its I images' projected patches, one after the other."""
         rows = pixels.shape[0]
         projected = self.visual_features(pixels.reshape(-1, *pixels.shape[2:])).projected
@@ -128,10 +130,10 @@ class VLM(nn.Module):
 
     def merge(
         self,
-        tokens: Int[jax.Array, "B T"],
-        image_index: Int[jax.Array, "B T"] | None,
-        image_features: Float[jax.Array, "B IP D"] | None,
-    ) -> Float[jax.Array, "B T D"]:
+        tokens: Int[Array, "B T"],
+        image_index: Int[Array, "B T"] | None,
+        image_features: Float[Array, "B IP D"] | None,
+    ) -> Float[Array, "B T D"]:
         """Embeddings of text tokens, with image features gathered into the slots where image_index ≥ 0."""
         text = self.llm.embed(tokens)
         if image_features is None or image_index is None:
@@ -148,12 +150,12 @@ class VLM(nn.Module):
 
     def decode(
         self,
-        tokens: Int[jax.Array, "B T"],
+        tokens: Int[Array, "B T"],
         *,
         cache: KVCache,
-        last: Int[jax.Array, " B"],
-        image_index: Int[jax.Array, "B T"] | None = None,
-        image_features: Float[jax.Array, "B IP D"] | None = None,
+        last: Int[Array, " B"],
+        image_index: Int[Array, "B T"] | None = None,
+        image_features: Float[Array, "B IP D"] | None = None,
     ) -> ModelOutput:
         """Appends T tokens to every row of the cache and returns the logits [B, 1, V] after one of them.
 
@@ -164,14 +166,16 @@ class VLM(nn.Module):
           image_index, image_features: as in `merge`, for prefill.
         """
         embeddings = self.merge(tokens, image_index, image_features)
-        positions = cache.lengths[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)
+        positions = cache.lengths[:, None] + jnp.arange(tokens.shape[1], dtype=jnp.int32)[None]
         hidden, cache_out = self.llm(embeddings, positions=positions, cache=cache)
         hidden = jnp.take_along_axis(hidden, last[:, None, None], axis=1)
         return ModelOutput(logits=self.llm.logits(hidden), cache=cache_out)
 
 
 def normalize_pixels(
-    pixels: Num[jax.Array, "*shape 3"], mean: tuple[float, ...], std: tuple[float, ...]
-) -> Float[jax.Array, "*shape 3"]:
+    pixels: Num[Array, "*shape 3"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "*shape 3"]:
     """float32 pixels of zero mean and unit variance from uint8 pixels, by per-channel statistics of [0, 1] pixels."""
-    return (pixels.astype(jnp.float32) / 255 - jnp.asarray(mean, jnp.float32)) / jnp.asarray(std, jnp.float32)
+    channels = (1,) * (pixels.ndim - 1) + (3,)
+    centre, spread = (np.asarray(x, np.float32).reshape(channels) for x in (mean, std))
+    return (pixels.astype(jnp.float32) / 255 - centre) / spread

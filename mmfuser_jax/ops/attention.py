@@ -40,4 +40,4 @@ def packed_mask(segment_ids: Int[Array, "B T"], branch_ids: Int[Array, "B T"]) -
     same_segment = segment_ids[:, :, None] == segment_ids[:, None, :]
     in_trunk = branch_ids[:, None, :] == 0
     same_branch = branch_ids[:, :, None] == branch_ids[:, None, :]
-    return (causal & same_segment & (in_trunk | same_branch))[:, None]
+    return (causal[None] & same_segment & (in_trunk | same_branch))[:, None]

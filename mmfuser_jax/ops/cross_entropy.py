@@ -20,12 +20,12 @@ class TokenLoss:
       correct: int32[], supervised tokens whose arg-max is right.
     """
 
-    total: Float[Array, ""]
-    count: Int[Array, ""]
-    correct: Int[Array, ""]
+    total: Array
+    count: Array
+    correct: Array
 
     @property
-    def mean(self) -> Float[Array, ""]:
+    def mean(self) -> Array:
         """Nats a supervised token; 0 where there is none, so that an all-ignored batch gives no NaN."""
         return self.total / jnp.maximum(self.count, 1)
 
@@ -36,6 +36,7 @@ def cross_entropy(logits: Float[Array, "B T V"], targets: Int[Array, "B T"]) -> 
     Over a sharded batch the sums are global, so the mean weighs every token of the global batch alike (the reference
     averages per-device means instead, which weighs tokens by how full their device happens to be).
     """
+    targets = jnp.asarray(targets)
     supervised = targets != IGNORE_INDEX
     labels = jnp.where(supervised, targets, 0)
     logits = logits.astype(jnp.float32)

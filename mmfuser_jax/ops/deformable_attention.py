@@ -131,7 +131,8 @@ def _gather(value: Array, shapes: Shapes, locations: Array, weights: Array) -> A
 
 def _hats(coordinate: Array, size: int) -> Array:
     """Bilinear weight of every integer pixel 0 … size-1 for each coordinate: [..., size]."""
-    return jnp.maximum(0, 1 - jnp.abs(coordinate[..., None] - jnp.arange(size, dtype=coordinate.dtype)))
+    pixels = jnp.arange(size, dtype=coordinate.dtype).reshape((1,) * coordinate.ndim + (size,))
+    return jnp.maximum(0, 1 - jnp.abs(coordinate[..., None] - pixels))
 
 
 def _sampling_matrix(shapes: Shapes, locations: Array, weights: Array) -> Array:
@@ -170,9 +171,9 @@ def _hat_backward(shapes: Shapes, saved: tuple[Array, ...], cotangent: Array) ->
         corners, fx, fy = _corners(*_pixels(locations[..., level, :, :], shape), shape)
         c00, c01, c10, c11 = _read_corners(table, corners)
         top, bottom = c00 + fx * (c01 - c00), c10 + fx * (c11 - c10)
-        d_x = (1 - fy) * (c01 - c00) + fy * (c11 - c10)
-        scale = jnp.asarray((shape[1], shape[0]), value.dtype)
-        d_locations.append(weights[..., level, :, None] * jnp.stack([d_x, bottom - top], axis=-1) * scale)
+        d_x = ((1 - fy) * (c01 - c00) + fy * (c11 - c10)) * shape[1]
+        d_y = (bottom - top) * shape[0]
+        d_locations.append(weights[..., level, :, None] * jnp.stack([d_x, d_y], axis=-1))
         d_weights.append(top + fy * (bottom - top))
     return d_value, jnp.stack(d_locations, axis=3), jnp.stack(d_weights, axis=3)
 

@@ -34,6 +34,7 @@ class Stage:
       conversations: drawn from a record at every visit.
       augmentation: of pictures.
       batch_size: rows of the global batch.
+      fuser: whether the forward pass goes through the fuser; False saves its cost while it is still the identity.
       optimizer: table of trained parameters, and schedule.
     """
 
@@ -46,6 +47,7 @@ class Stage:
     conversations: int
     augmentation: Augmentation
     batch_size: int
+    fuser: bool
     optimizer: OptimizerConfig
 
     @property
@@ -61,6 +63,7 @@ class RunConfig:
     Attributes:
       seed: of parameters, data order and augmentation.
       model: shape of the network.
+      init_from: model folder whose parameters the first stage starts from, "" for fresh ones; parts it lacks are fresh.
       tokenizer: "words" builds one from the words of the stages' training data, anything else is a tokenizer folder.
       dtype: compute dtype.
       remat: key of `layers.REMAT_POLICIES`.
@@ -75,6 +78,7 @@ class RunConfig:
 
     seed: int
     model: VlmConfig
+    init_from: str
     tokenizer: str
     dtype: str
     remat: str
@@ -160,6 +164,7 @@ def _parse_stage(name: str, config: Mapping[str, Any], model: VlmConfig, start: 
         conversations=fields["conversations"],
         augmentation=Augmentation(shift=fields["shift"], flip=fields["flip"]),
         batch_size=fields["batch_size"],
+        fuser=fields["fuser"],
         optimizer=OptimizerConfig(
             rules=rules,
             steps=fields["steps"],

@@ -27,7 +27,7 @@ from mmfuser_jax.models import VLM
 from mmfuser_jax.train.config import RunConfig, Stage, check_unchanged, parse_run
 from mmfuser_jax.train.metrics import MetricsWriter, describe
 from mmfuser_jax.train.optim import assign_rules, flatten, learning_rates
-from mmfuser_jax.train.state import TrainState, abstract_params, abstract_state, init_params, init_state
+from mmfuser_jax.train.state import TrainState, abstract_params, abstract_state, init_state, initial_params
 from mmfuser_jax.train.step import make_train_step
 
 LOG = logging.getLogger(__name__)
@@ -150,13 +150,14 @@ def _train_stage(run: _Run, stage: Stage, params: Any, validate: Validate | None
     if stage.start < run.resume_step:
         state = _restore(run, stage, data)
     else:
-        params = init_params(run.model, config.seed, mesh) if params is None else params
+        params = initial_params(run.model, config.seed, mesh, config.init_from) if params is None else params
         state = init_state(params, stage.optimizer, config.seed, mesh)
     step = stage.start + int(state.step)
     if step == stage.end:
         return state.params
     _log_trainable(stage, state)
-    train_step = make_train_step(run.model, stage.optimizer, mesh)
+    model = run.model if stage.fuser else VLM(dataclasses.replace(config.model, fuser=None), run.model.dtype, config.remat)
+    train_step = make_train_step(model, stage.optimizer, mesh)
     window_start, window_tokens, window_steps = time.monotonic(), 0, 0
     while step < stage.end:
         batch = next(data)
@@ -171,7 +172,7 @@ def _train_stage(run: _Run, stage: Stage, params: Any, validate: Validate | None
             _log(run, stage, step, metrics, elapsed / window_steps, window_tokens / elapsed)
             window_start, window_tokens, window_steps = time.monotonic(), 0, 0
         if validate and (step == stage.end or (config.validate_every and step % config.validate_every == 0)):
-            numbers = dict(validate(stage, run.model, state.params, run.tokenizer))
+            numbers = dict(validate(stage, model, state.params, run.tokenizer))
             run.metrics.write({"step": step, "stage": stage.name, "validation": numbers})
             LOG.info("step %5d  %-9s validation %s", step, stage.name, numbers)
             window_start, window_tokens, window_steps = time.monotonic(), 0, 0

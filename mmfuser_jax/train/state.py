@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -12,10 +14,21 @@ from flax import struct
 from flax.core import meta
 from jax.sharding import Mesh
 
-from mmfuser_jax import sharding
+from mmfuser_jax import model_folder, sharding
+from mmfuser_jax.checkpoint import restore_params
 from mmfuser_jax.models import VLM
-from mmfuser_jax.train.optim import OptimizerConfig, flatten, make_optimizer, optimizer_shardings, split_trainable
+from mmfuser_jax.train.optim import (
+    FlatParams,
+    OptimizerConfig,
+    flatten,
+    make_optimizer,
+    optimizer_shardings,
+    split_trainable,
+    unflatten,
+)
 from mmfuser_jax.types import Batch
+
+LOG = logging.getLogger(__name__)
 
 
 @struct.dataclass
@@ -66,6 +79,34 @@ def init_params(model: VLM, seed: int, mesh: Mesh) -> Any:
     shardings = sharding.param_shardings(boxed_params(model), mesh)
     init = jax.jit(lambda key: meta.unbox(model.init(key, dummy_batch(model))["params"]), out_shardings=shardings)
     return init(jax.random.key(seed))
+
+
+def initial_params(model: VLM, seed: int, mesh: Mesh, init_from: str = "") -> Any:
+    """Fresh parameters, or those of another model folder with only the missing ones made fresh.
+
+    Raises:
+      ModelFolderError, CheckpointError: `init_from` is no model.
+      ValueError: it has parameters that this model lacks, or of another shape.
+    """
+    if not init_from:
+        return init_params(model, seed, mesh)
+    folder = Path(init_from)
+    source = abstract_params(VLM(model_folder.read_card(folder).config), mesh)
+    wanted = flatten(abstract_params(model, mesh))
+    for path, x in flatten(source).items():
+        if path not in wanted or wanted[path].shape != x.shape:
+            here = wanted[path].shape if path in wanted else "nothing"
+            raise ValueError(f"init_from {init_from}: {path} has shape {x.shape}, this model has {here}")
+    loaded, step = restore_params(folder / model_folder.CHECKPOINTS, source)
+    loaded = flatten(loaded)
+    missing = {path: x.sharding for path, x in wanted.items() if path not in loaded}
+    LOG.info("started from %s, step %d; fresh: %s", init_from, step, ", ".join(missing) or "nothing")
+
+    def init_missing(key: jax.Array) -> FlatParams:
+        params = flatten(meta.unbox(model.init(key, dummy_batch(model))["params"]))
+        return {path: params[path] for path in missing}
+
+    return unflatten({**loaded, **jax.jit(init_missing, out_shardings=missing)(jax.random.key(seed))})
 
 
 def abstract_state(params: Any, config: OptimizerConfig, mesh: Mesh) -> TrainState:

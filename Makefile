@@ -1,0 +1,45 @@
+# One command each, on a bare machine with Python >= 3.11, make and pip.
+#   make demo      train, evaluate and ask an MMFuser model on real pictures (runs/demo/)
+#   make test      lint, type check and all tests
+#   make ablate    the demo's recipe with the fuser off and on, over three seeds (runs/ablate/)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+
+.PHONY: demo test ablate lint clean
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	touch $@
+
+$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[demo,test]'
+	touch $@
+
+demo: $(VENV)/.demo
+	$(BIN)/python launch/train.py --config=configs/easy_vqa.py --workdir=$(DEMO)
+	$(BIN)/python launch/chat.py --model=$(DEMO) \
+	  --image="$$($(BIN)/python -c 'import easy_vqa; print(easy_vqa.get_test_image_paths()[0])')" \
+	  --prompt="what color is the shape?" --prompt="what shape is in the image?" --prompt="is there a red shape?"
+	@echo "Look at $(DEMO): eval.json, curves.png, predictions.png, fuser.png; log with tensorboard --logdir=$(DEMO)"
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+ablate: $(VENV)/.demo
+	$(BIN)/python launch/ablate.py --workdir=runs/ablate
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

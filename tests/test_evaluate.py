@@ -1,0 +1,157 @@
+"""Scores, reports, pictures, and a whole small run through the facade and the chat."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mmfuser_jax as mm
+from mmfuser_jax.checkpoint import CheckpointError
+from mmfuser_jax.data.sources import load_records
+from mmfuser_jax.evaluate import plots, report
+from mmfuser_jax.evaluate.ablation import run_ablation
+from mmfuser_jax.evaluate.benchmarks import run_benchmark
+from mmfuser_jax.evaluate.run import train_and_evaluate
+from mmfuser_jax.evaluate.runner import Prediction
+from mmfuser_jax.evaluate.scorers import exact_match
+from mmfuser_jax.model_folder import ModelFolderError
+from mmfuser_jax.serve.chat import Chat
+from tests.test_train import tiny_run
+
+
+def prediction(truth, answer, kind="color", image=None):
+    return Prediction("r", image, "what?", truth, answer, {"type": kind})
+
+
+def test_exact_match_counts_by_type_and_answer():
+    scores = exact_match(
+        [prediction("red", "Red "), prediction("red", "blue"), prediction("yes", "yes", "yes/no"), prediction("no", "", "yes/no")]
+    )
+    assert scores["accuracy"] == 0.5
+    assert scores["count"] == 4
+    assert scores["by_type"] == {"color": {"accuracy": 0.5, "count": 2}, "yes/no": {"accuracy": 0.5, "count": 2}}
+    assert scores["by_answer"]["no"] == {"accuracy": 0.0, "count": 1}
+    with pytest.raises(ValueError, match="nothing to score"):
+        exact_match([])
+
+
+def test_table_and_files(tmp_path, capsys):
+    predictions = [prediction("red", "red"), prediction("red", "blue")]
+    report.print_table(exact_match(predictions), "title")
+    assert "50.00 %" in capsys.readouterr().out
+    report.write_predictions(tmp_path / "p.jsonl", predictions)
+    rows = [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()]
+    assert [row["correct"] for row in rows] == [True, False]
+
+
+def is_drawn(path):
+    pixels = np.asarray(Image.open(path).convert("L"))
+    return min(pixels.shape) > 100 and pixels.std() > 5
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A trained and evaluated tiny model; the test split is cut to its first pictures."""
+    folder = tmp_path_factory.mktemp("run")
+    config = tiny_run(steps=4, test_source="easy_vqa/questions", test_split="validation", validation_records=5, validate_every=2)
+    config.max_new_tokens = 3
+    train_and_evaluate(config.to_dict(), folder)
+    return folder
+
+
+def test_a_run_leaves_scores_and_pictures(workdir):
+    scores = json.loads((workdir / "eval.json").read_text())
+    expected = sum(len(record.conversations) for record in load_records("easy_vqa/questions", "validation"))
+    assert scores["count"] == expected == sum(share["count"] for share in scores["by_answer"].values())
+    assert {"accuracy", "by_type", "by_answer", "train_seconds", "fused_share"} <= set(scores)
+    assert scores["train_seconds"] > 0
+    assert len((workdir / "predictions.jsonl").read_text().splitlines()) == expected
+    for name in ("curves", "predictions", "fuser"):
+        assert is_drawn(workdir / f"{name}.png"), name
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "validation" in row] == [2, 4]
+
+
+def test_evaluating_the_folder_gives_the_same_scores(workdir, tmp_path):
+    scores = run_benchmark(workdir, "easy_vqa", "validation", tmp_path, max_new_tokens=3)
+    saved = json.loads((workdir / "eval.json").read_text())
+    assert scores["by_answer"] == saved["by_answer"]
+    assert (tmp_path / "predictions.jsonl").read_text() == (workdir / "predictions.jsonl").read_text()
+    with pytest.raises(ValueError, match="no benchmark 'coco'; there are easy_vqa"):
+        run_benchmark(workdir, "coco", "test", tmp_path, 3)
+
+
+def test_the_facade_answers_by_text_and_by_ids(workdir):
+    vlm = mm.load(workdir)
+    image = Image.open(load_records("easy_vqa/questions", "test")[0].images[0])
+    answers = vlm.generate(["what color is the shape?", "yes?"], [image, None], max_new_tokens=3)
+    assert [type(answer) for answer in answers] == [str, str]
+    assert vlm.generate(["what color is the shape?"], [image], max_new_tokens=3) == answers[:1]
+    config = vlm.model.config
+    pixels = mm.data.preprocess_image(image, vlm.card.aspect, 32, config.image_mean, config.image_std)[None]
+    prompt = mm.data.encode_prompt([mm.data.Turn("human", "<image>\nwhat color is the shape?")], vlm.tokenizer, "short")
+    ids = vlm.generate_ids(prompt[None], pixels, max_new_tokens=3)
+    assert vlm.tokenizer.decode(ids[0]) == answers[0]
+    logits = vlm.logits(prompt[None], pixels)
+    assert logits.shape == (1, len(prompt) + 15, 128)
+    if ids[0]:
+        assert logits[0, -1].argmax() == ids[0][0]
+    with pytest.raises(ValueError, match="1 image markers for 0 pictures"):
+        vlm.logits(prompt[None])
+    with pytest.raises(ValueError, match="2 prompts for 1 image"):
+        vlm.generate(["a", "b"], [None])
+
+
+def test_a_folder_without_tokenizer_still_works_on_ids(workdir, tmp_path):
+    for name in ("model.json", "checkpoints"):
+        (tmp_path / name).symlink_to(workdir / name)
+    vlm = mm.load(tmp_path)
+    assert len(vlm.generate_ids(np.array([[1, 5, 6]]), max_new_tokens=4)[0]) == 4
+    with pytest.raises(ValueError, match="no tokenizer"):
+        vlm.generate(["hi"], [None])
+
+
+def test_loading_mistakes_are_named(workdir, tmp_path):
+    with pytest.raises(ModelFolderError, match=r"no model\.json here"):
+        mm.load(tmp_path)
+    with pytest.raises(CheckpointError, match="no checkpoint of step 7"):
+        mm.load(workdir, step=7)
+    (tmp_path / "model.json").write_text('{"config": {"vision": {"widht": 3}}}')
+    with pytest.raises(ModelFolderError, match=r"model\.json: .*"):
+        mm.load(tmp_path)
+
+
+def test_chat_keeps_or_forgets_history(workdir):
+    vlm = mm.load(workdir)
+    image = Image.open(load_records("easy_vqa/questions", "test")[0].images[0])
+    seen = []
+    answer = vlm.answer
+    vlm.answer = lambda conversations, images, **options: seen.append(len(conversations[0])) or answer(conversations, images, **options)
+    chat = Chat(vlm, image, max_new_tokens=2)
+    chat.ask("what color is the shape?")
+    chat.ask("what shape?")
+    chat.reset()
+    chat.ask("is there a red shape?")
+    alone = Chat(vlm, image, max_new_tokens=2, keep_history=False)
+    alone.ask("what shape?")
+    alone.ask("what shape?")
+    assert seen == [1, 3, 1, 1, 1]
+
+
+def test_ablation_trains_both_arms_from_one_encoder(tmp_path):
+    config = tiny_run(steps=4, test_source="easy_vqa/questions", test_split="validation", max_new_tokens=2)
+    result = run_ablation(config.to_dict(), tmp_path, [0])
+    assert [(run["seed"], run["fuser"]) for run in result["runs"]] == [(0, "off"), (0, "on")]
+    assert result["runs"][0]["fused_share"] == 0
+    accuracy = [run["accuracy"] for run in result["runs"]]
+    assert result["difference"]["mean"] == pytest.approx(accuracy[1] - accuracy[0])
+    before = (tmp_path / "seed0" / "fuser_on" / "eval.json").stat().st_mtime_ns
+    assert run_ablation(config.to_dict(), tmp_path, [0]) == result
+    assert (tmp_path / "seed0" / "fuser_on" / "eval.json").stat().st_mtime_ns == before
+
+
+def test_curves_need_no_validation(tmp_path):
+    rows = [{"step": 1, "stage": "a", "loss": 1.0, "accuracy": 0.5}, {"step": 2, "stage": "b", "loss": 0.5, "accuracy": 0.9}]
+    plots.plot_curves(rows, tmp_path / "c.png")
+    assert is_drawn(tmp_path / "c.png")
