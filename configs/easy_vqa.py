@@ -29,7 +29,11 @@ VOCAB_SIZE = 64  # 38 words and marks, rounded up so that it divides over device
 CAPTIONS = {"source": "easy_vqa/captions", "length": 80, "batch_size": 32}
 MATCHES = {"source": "easy_vqa/matches", "length": 160, "batch_size": 16, "conversations": 12}
 QUESTIONS = {"source": "easy_vqa/questions", "length": 176, "batch_size": 16, "conversations": 8}
-AUGMENTATION = {"template": "short", "shift": 2, "flip": True}  # shapes stay whole and keep their names; triangles never stand on their tips
+AUGMENTATION = {
+    "template": "short",
+    "shift": 2,
+    "flip": True,
+}  # shapes stay whole and keep their names; triangles never stand on their tips
 OPTIMIZER = {"optimizer": "muon", "b2": 0.98, "clip_norm": 1.0}
 
 
@@ -49,7 +53,7 @@ def get_config(arg: str = "mmfuser") -> ConfigDict:
             rules=(*bypassed, (".*", 3e-3)), steps=900, fuser=False, **CAPTIONS, **AUGMENTATION, **OPTIMIZER
         ),
         "language": common.stage(
-            rules=(*bypassed, frozen_encoder, (".*", 3e-3)), steps=150, fuser=False,
+            rules=(*bypassed, frozen_encoder, (".*", 3e-3)), steps=250, fuser=False,
             **MATCHES, **AUGMENTATION, **OPTIMIZER,
         ),
         "pretrain": common.stage(

@@ -1,6 +1,6 @@
 """Forty steps of the whole easy-VQA model in under a minute after compiling, for trials and tests.
 
-    python launch/train.py --config=configs/smoke.py --workdir=/tmp/smoke
+python launch/train.py --config=configs/smoke.py --workdir=/tmp/smoke
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Repeats the easy-VQA recipe with the fuser off and on over several seeds, and prints the table.
 
-    python launch/ablate.py --workdir=runs/ablate [--seeds=0,1,2] [--config.stages.finetune.steps=… …]
+python launch/ablate.py --workdir=runs/ablate [--seeds=0,1,2] [--config.stages.finetune.steps=… …]
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ flags.mark_flag_as_required("workdir")
 
 
 def main() -> None:
-    from mmfuser_jax.evaluate.ablation import run_ablation
+    from mmfuser_jax.jobs.ablation import run_ablation
 
     run_ablation(_CONFIG.value.to_dict(), Path(_WORKDIR.value), [int(seed) for seed in _SEEDS.value])
 

@@ -1,6 +1,6 @@
 """Asks a model about a picture; without --prompt, talks in the terminal.
 
-    python launch/chat.py --model=runs/demo --image=FILE [--prompt="what color is the shape?" …]
+python launch/chat.py --model=runs/demo --image=FILE [--prompt="what color is the shape?" …]
 """
 
 from absl import flags

@@ -1,6 +1,6 @@
 """Scores a model on a benchmark.
 
-    python launch/evaluate.py --model=runs/demo --benchmark=easy_vqa [--split=test] [--out=DIR]
+python launch/evaluate.py --model=runs/demo --benchmark=easy_vqa [--split=test] [--out=DIR]
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """Trains a model: every stage of a config, into a workdir. Run again with the same workdir, it resumes.
 
-    python launch/train.py --config=configs/easy_vqa.py --workdir=runs/demo [--config.field=value …]
+python launch/train.py --config=configs/easy_vqa.py --workdir=runs/demo [--config.field=value …]
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
-    from mmfuser_jax.evaluate.run import train_and_evaluate
+    from mmfuser_jax.jobs.main import train_and_evaluate
 
     train_and_evaluate(_CONFIG.value.to_dict(), Path(_WORKDIR.value))
 

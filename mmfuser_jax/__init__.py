@@ -15,7 +15,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {"load": "mmfuser_jax.facade", "VisionLanguageModel": "mmfuser_jax.facade"}
-_SUBPACKAGES = ("data", "evaluate", "generate", "models", "ops", "presets", "sharding", "train", "types")
+_SUBPACKAGES = ("data", "evaluate", "generate", "jobs", "models", "ops", "presets", "sharding", "train", "types")
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,7 @@ from mmfuser_jax.data.records import IMAGE_MARKER
 from mmfuser_jax.generate import Engine, Sampling
 from mmfuser_jax.model_folder import ModelCard
 from mmfuser_jax.models import VLM
-from mmfuser_jax.train.state import abstract_params
+from mmfuser_jax.models.params import abstract_params
 from mmfuser_jax.types import Batch, VisualFeatures
 
 NO_TOKEN = -1
@@ -101,9 +101,7 @@ class VisionLanguageModel:
         features = self.engine.encode_images(np.stack(pictures)) if pictures else None
         ends = np.cumsum([len(shown) for shown in images])
         rows = [range(end - len(shown), end) for end, shown in zip(ends, images, strict=True)]
-        new = self.engine.generate(
-            prompts, features, rows, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed
-        )
+        new = self.engine.generate(prompts, features, rows, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
         return [tokenizer.decode(ids) for ids in new]
 
     def logits(self, input_ids: np.ndarray, pixel_values: np.ndarray | None = None) -> np.ndarray:
@@ -143,7 +141,9 @@ class VisionLanguageModel:
         vision = self.model.config.vision
         expanded = [expand_images(row, vision.patches)[:2] for row in input_ids]
         counts = [int(index.max(initial=-1) + 1) // vision.patches for _, index in expanded]
-        pixels = np.zeros((0, vision.image_size, vision.image_size, 3), np.float32) if pixel_values is None else pixel_values
+        pixels = (
+            np.zeros((0, vision.image_size, vision.image_size, 3), np.float32) if pixel_values is None else pixel_values
+        )
         if sum(counts) != len(pixels):
             raise ValueError(f"{sum(counts)} image markers for {len(pixels)} pictures")
         length = max(len(tokens) for tokens, _ in expanded)

@@ -42,12 +42,8 @@ def tiny() -> VlmConfig:
 def easy_vqa(vocab_size: int) -> VlmConfig:
     """The main job's model: trains from scratch in minutes on two CPU cores (64×64 pictures, 64 patches)."""
     return VlmConfig(
-        vision=ClipVitConfig(
-            width=96, depth=6, heads=3, mlp_width=384, image_size=64, patch_size=8, scan_layers=True
-        ),
-        llm=LlamaConfig(
-            vocab_size=vocab_size, width=96, depth=2, heads=3, kv_heads=3, mlp_width=256, scan_layers=True
-        ),
+        vision=ClipVitConfig(width=96, depth=6, heads=3, mlp_width=384, image_size=64, patch_size=8, scan_layers=True),
+        llm=LlamaConfig(vocab_size=vocab_size, width=96, depth=2, heads=3, kv_heads=3, mlp_width=256, scan_layers=True),
         fuser=FuserConfig(key_layers=(1, 2, 3, 4), heads=4, points=4),
         # Pixels in [-1, 1]: statistics of the pale easy-VQA pictures would push black and grey together.
         image_mean=(0.5, 0.5, 0.5),

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax.core import meta
@@ -108,13 +109,13 @@ def use_mesh(mesh: Mesh) -> Iterator[Mesh]:
         _active.pop()
 
 
-def constrain(x: Array, *axes: str | None) -> Array:
+def constrain(x: Array, *axes: str | None) -> jax.Array:
     """Pins an activation to the placement its logical axes ask for; checks names even when no mesh is in use."""
     spec = logical_to_spec(axes)
     if len(axes) != x.ndim:
         raise ShardingError(f"{len(axes)} names {axes} for an array of shape {x.shape}")
     if not _active:
-        return x
+        return jnp.asarray(x)
     return jax.lax.with_sharding_constraint(x, NamedSharding(_active[-1], spec))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from flax.core import meta
 
 from mmfuser_jax.models import VLM, VlmConfig
-from mmfuser_jax.train.state import dummy_batch
+from mmfuser_jax.models.params import dummy_batch
 from mmfuser_jax.types import Batch
 
 

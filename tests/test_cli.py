@@ -11,7 +11,12 @@ from tests.test_resume import environment
 
 def launch(script, *args):
     result = subprocess.run(
-        [sys.executable, f"launch/{script}.py", *args], cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120
+        [sys.executable, f"launch/{script}.py", *args],
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
     return result.returncode, result.stderr
 
@@ -21,9 +26,17 @@ def launch(script, *args):
     [
         (["train", "--config=configs/smoke.py", "--workdir={tmp}", "--config.sede=1"], 2, "sede"),
         (["train", "--config=configs/smoke.py", "--workdir={tmp}", "--config.seed=abc"], 2, "seed"),
-        (["train", "--config=configs/easy_vqa.py:vicuna", "--workdir={tmp}"], 2, "the argument is mmfuser, llava or base"),
+        (
+            ["train", "--config=configs/easy_vqa.py:vicuna", "--workdir={tmp}"],
+            2,
+            "the argument is mmfuser, llava or base",
+        ),
         (["train", "--config=configs/smoke.py"], 2, "workdir"),
-        (["train", "--config=configs/smoke.py", "--workdir={tmp}", "--config.dtype=int7"], 1, "config.dtype='int7' is not one of"),
+        (
+            ["train", "--config=configs/smoke.py", "--workdir={tmp}", "--config.dtype=int7"],
+            1,
+            "config.dtype='int7' is not one of",
+        ),
         (["chat", "--model={tmp}", "--prompt=hi"], 1, "no model.json here"),
         (["chat", "--model={tmp}", "--image=nowhere.png", "--prompt=hi"], 1, "nowhere.png: no such picture"),
         (["evaluate", "--model={tmp}", "--benchmark=coco"], 1, "no benchmark 'coco'"),

@@ -58,20 +58,29 @@ def test_only_answers_are_supervised(tokenizer):
 
 def test_templates_render_and_await_an_answer(tokenizer):
     turns = talk("<image>\nwhat is this?", "a cat")
-    assert render(turns, TEMPLATES["short"]) == [("USER: <image>\nwhat is this? ASSISTANT: ", False), ("a cat</s>", True)]
+    assert render(turns, TEMPLATES["short"]) == [
+        ("USER: <image>\nwhat is this? ASSISTANT: ", False),
+        ("a cat</s>", True),
+    ]
     assert render(turns, TEMPLATES["plain"]) == [("<image>", False), ("a cat\n", True)]
     v1 = render(turns, TEMPLATES["v1"])
-    assert v1[0][0].startswith("A chat between a curious user and an artificial intelligence assistant. The assistant gives")
+    assert v1[0][0].startswith(
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives"
+    )
     assert v1[0][0].endswith("questions. USER: <image>\nwhat is this? ASSISTANT: ")
     prompt = encode_prompt(turns[:1], tokenizer, "short")
-    full, _ = encode_conversation([{"from": "human", "value": turns[0].text}, {"from": "gpt", "value": "a cat"}], tokenizer, "short")
+    full, _ = encode_conversation(
+        [{"from": "human", "value": turns[0].text}, {"from": "gpt", "value": "a cat"}], tokenizer, "short"
+    )
     np.testing.assert_array_equal(prompt, full[: len(prompt)])
     with pytest.raises(ValueError, match="no conversation template 'v9'; there are v1, short, plain"):
         encode_conversation([], tokenizer, "v9")
 
 
 def test_max_length_cuts(tokenizer):
-    ids, labels = encode_conversation([{"from": "human", "value": "what?"}, {"from": "gpt", "value": "cat"}], tokenizer, "short", 4)
+    ids, labels = encode_conversation(
+        [{"from": "human", "value": "what?"}, {"from": "gpt", "value": "cat"}], tokenizer, "short", 4
+    )
     assert len(ids) == len(labels) == 4
 
 
@@ -245,16 +254,18 @@ def test_pipeline_is_a_function_of_its_seed_and_resumes_anywhere(records, words)
     assert all(same(a, b) for a, b in zip(straight[5:], take(resumed, 7), strict=True))
 
 
-
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 def test_every_record_once_per_epoch_over_all_hosts(records, words, hosts):
     transform = make_transform(words, conversations=1)
     seen = []
     for host in range(hosts):
-        stream = iter(
-            make_loader(records, transform, batch_size=1, seed=0, process_index=host, process_count=hosts)
+        stream = iter(make_loader(records, transform, batch_size=1, seed=0, process_index=host, process_count=hosts))
+        seen.append(
+            [
+                batch.pixels[0].mean(axis=(0, 1, 2)).round(1).tobytes()
+                for batch in take(stream, 2 * len(records) // hosts)
+            ]
         )
-        seen.append([batch.pixels[0].mean(axis=(0, 1, 2)).round(1).tobytes() for batch in take(stream, 2 * len(records) // hosts)])
     epoch = len(records) // hosts
     first = [x for host in seen for x in host[:epoch]]
     second = [x for host in seen for x in host[epoch:]]

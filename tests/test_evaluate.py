@@ -10,11 +10,11 @@ import mmfuser_jax as mm
 from mmfuser_jax.checkpoint import CheckpointError
 from mmfuser_jax.data.sources import load_records
 from mmfuser_jax.evaluate import plots, report
-from mmfuser_jax.evaluate.ablation import run_ablation
 from mmfuser_jax.evaluate.benchmarks import run_benchmark
-from mmfuser_jax.evaluate.run import train_and_evaluate
 from mmfuser_jax.evaluate.runner import Prediction
 from mmfuser_jax.evaluate.scorers import exact_match
+from mmfuser_jax.jobs.ablation import run_ablation
+from mmfuser_jax.jobs.main import train_and_evaluate
 from mmfuser_jax.model_folder import ModelFolderError
 from mmfuser_jax.serve.chat import Chat
 from tests.test_train import tiny_run
@@ -26,7 +26,12 @@ def prediction(truth, answer, kind="color", image=None):
 
 def test_exact_match_counts_by_type_and_answer():
     scores = exact_match(
-        [prediction("red", "Red "), prediction("red", "blue"), prediction("yes", "yes", "yes/no"), prediction("no", "", "yes/no")]
+        [
+            prediction("red", "Red "),
+            prediction("red", "blue"),
+            prediction("yes", "yes", "yes/no"),
+            prediction("no", "", "yes/no"),
+        ]
     )
     assert scores["accuracy"] == 0.5
     assert scores["count"] == 4
@@ -54,7 +59,9 @@ def is_drawn(path):
 def workdir(tmp_path_factory):
     """A trained and evaluated tiny model; the test split is cut to its first pictures."""
     folder = tmp_path_factory.mktemp("run")
-    config = tiny_run(steps=4, test_source="easy_vqa/questions", test_split="validation", validation_records=5, validate_every=2)
+    config = tiny_run(
+        steps=4, test_source="easy_vqa/questions", test_split="validation", validation_records=5, validate_every=2
+    )
     config.max_new_tokens = 3
     train_and_evaluate(config.to_dict(), folder)
     return folder
@@ -127,7 +134,9 @@ def test_chat_keeps_or_forgets_history(workdir):
     image = Image.open(load_records("easy_vqa/questions", "test")[0].images[0])
     seen = []
     answer = vlm.answer
-    vlm.answer = lambda conversations, images, **options: seen.append(len(conversations[0])) or answer(conversations, images, **options)
+    vlm.answer = lambda conversations, images, **options: (
+        seen.append(len(conversations[0])) or answer(conversations, images, **options)
+    )
     chat = Chat(vlm, image, max_new_tokens=2)
     chat.ask("what color is the shape?")
     chat.ask("what shape?")
@@ -152,6 +161,9 @@ def test_ablation_trains_both_arms_from_one_encoder(tmp_path):
 
 
 def test_curves_need_no_validation(tmp_path):
-    rows = [{"step": 1, "stage": "a", "loss": 1.0, "accuracy": 0.5}, {"step": 2, "stage": "b", "loss": 0.5, "accuracy": 0.9}]
+    rows = [
+        {"step": 1, "stage": "a", "loss": 1.0, "accuracy": 0.5},
+        {"step": 2, "stage": "b", "loss": 0.5, "accuracy": 0.9},
+    ]
     plots.plot_curves(rows, tmp_path / "c.png")
     assert is_drawn(tmp_path / "c.png")

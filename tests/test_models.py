@@ -37,7 +37,11 @@ def golden():
     torch = load_file(folder / "model.safetensors")
     shapes = jax.eval_shape(
         lambda: Fuser(FuserConfig(key_layers=(1, 2, 3, 4))).init(
-            jax.random.key(0), jnp.zeros((1, 16, 64)), (jnp.zeros((1, 16, 64)),) * 4, query_grid=(4, 4), level_grids=((4, 4),) * 4
+            jax.random.key(0),
+            jnp.zeros((1, 16, 64)),
+            (jnp.zeros((1, 16, 64)),) * 4,
+            query_grid=(4, 4),
+            level_grids=((4, 4),) * 4,
         )
     )["params"]
 
@@ -47,7 +51,9 @@ def golden():
         tensor = torch[f"model.mm_projector.0.{name}"]
         return jnp.asarray(tensor.T if names[-1] == "kernel" else tensor)
 
-    params = jax.tree_util.tree_map_with_path(fetch, jax.tree.map(lambda x: x.unbox(), shapes, is_leaf=lambda x: hasattr(x, "unbox")))
+    params = jax.tree_util.tree_map_with_path(
+        fetch, jax.tree.map(lambda x: x.unbox(), shapes, is_leaf=lambda x: hasattr(x, "unbox"))
+    )
     return dict(np.load(folder / "io.npz")), params, json.loads((folder / "config.json").read_text())
 
 
@@ -136,7 +142,9 @@ def test_cached_decoding_equals_the_full_forward(tiny):
     )  # fmt: skip
     assert relative(out.logits[:, 0], full[:, prefill - 1]) < 1e-5
     for place in range(prefill, 24):
-        out = model.apply(params, batch.tokens[:, place : place + 1], cache=out.cache, last=jnp.zeros(2, int), method="decode")
+        out = model.apply(
+            params, batch.tokens[:, place : place + 1], cache=out.cache, last=jnp.zeros(2, int), method="decode"
+        )
         assert relative(out.logits[:, 0], full[:, place]) < 1e-5
 
 
@@ -207,7 +215,9 @@ def test_tied_head_and_identity_projector(tiny):
     assert logits.shape == (1, 20, 128)
     assert logits.dtype == jnp.float32
     with pytest.raises(ValueError, match="identity projector from width 32 to 48"):
-        VLM(dataclasses.replace(tiny, projector=ProjectorConfig("identity"))).init(jax.random.key(0), random_batch(tiny, 1, 20))
+        VLM(dataclasses.replace(tiny, projector=ProjectorConfig("identity"))).init(
+            jax.random.key(0), random_batch(tiny, 1, 20)
+        )
 
 
 def test_bfloat16_computes_close_and_returns_float32_logits(tiny):

@@ -58,7 +58,9 @@ def test_halves_are_computed_in_float32(cases, impl):
     shapes = tuple(map(tuple, case["spatial_shapes"].tolist()))
     arrays = [jnp.asarray(case[name], jnp.bfloat16) for name in GRADIENTS]
     low = deformable_attention(*[arrays[0], shapes, *arrays[1:]], impl=impl)
-    full = deformable_attention(arrays[0].astype(jnp.float32), shapes, *[x.astype(jnp.float32) for x in arrays[1:]], impl=impl)
+    full = deformable_attention(
+        arrays[0].astype(jnp.float32), shapes, *[x.astype(jnp.float32) for x in arrays[1:]], impl=impl
+    )
     assert low.dtype == jnp.bfloat16
     np.testing.assert_array_equal(low, full.astype(jnp.bfloat16))
 

@@ -8,7 +8,7 @@ from flax.traverse_util import flatten_dict
 
 from mmfuser_jax import presets
 from mmfuser_jax.models import VLM
-from mmfuser_jax.train.state import boxed_params
+from mmfuser_jax.models.params import boxed_params
 
 FUSER = 5_190_592
 COUNTS = {

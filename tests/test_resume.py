@@ -44,7 +44,9 @@ def checkpoint(workdir):
     """Everything in the last checkpoint: parameters, optimizer, step and random key as arrays; data position as JSON."""
     with ocp.CheckpointManager(workdir / "checkpoints") as manager:
         step = manager.latest_step()
-        items = manager.restore(step, args=ocp.args.Composite(params=ocp.args.StandardRestore(), train=ocp.args.StandardRestore()))
+        items = manager.restore(
+            step, args=ocp.args.Composite(params=ocp.args.StandardRestore(), train=ocp.args.StandardRestore())
+        )
     state = [path.read_text() for path in sorted((workdir / "checkpoints" / str(step) / "data").rglob("*.json"))]
     return step, items, state
 

@@ -13,10 +13,11 @@ from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 
 from mmfuser_jax import presets, sharding
 from mmfuser_jax.models import VLM
+from mmfuser_jax.models.params import abstract_params, boxed_params, init_params
 from mmfuser_jax.train.optim import OptimizerConfig, Rule, flatten
-from mmfuser_jax.train.state import abstract_params, abstract_state, boxed_params, init_params, init_state
+from mmfuser_jax.train.state import abstract_state, init_state
 from mmfuser_jax.train.step import make_train_step
-from tests.helpers import random_batch, relative
+from tests.helpers import random_batch
 
 SPECS = {
     "llm/decoder/layers/query/kernel": PartitionSpec(None, "fsdp", "tensor", None),
@@ -36,11 +37,11 @@ def abstract_mesh(data: int, fsdp: int, tensor: int) -> AbstractMesh:
 def test_unknown_names_and_reused_mesh_axes_are_errors():
     with pytest.raises(sharding.ShardingError, match="unknown logical axis 'embedd'"):
         sharding.logical_to_spec(("embedd", "mlp"))
-    with pytest.raises(sharding.ShardingError, match="'heads' and 'mlp' .* both map to mesh axis 'tensor'"):
+    with pytest.raises(sharding.ShardingError, match=r"'heads' and 'mlp' .* both map to mesh axis 'tensor'"):
         sharding.logical_to_spec(("heads", "mlp"))
     with pytest.raises(sharding.ShardingError, match="unknown"):
         sharding.named(nn.initializers.ones_init(), "typo")
-    with pytest.raises(sharding.ShardingError, match="2 names .* shape \\(2, 3, 4\\)"):
+    with pytest.raises(sharding.ShardingError, match=r"2 names .* shape \(2, 3, 4\)"):
         sharding.constrain(jnp.zeros((2, 3, 4)), "batch", "length")
 
 
@@ -122,7 +123,11 @@ def test_optimizer_moments_are_placed_like_their_parameters(tiny):
         ]
         assert {path for path, _ in moments} == set(placements)
         assert all(x.sharding == placements[path] for path, x in moments)
-        rest = [x for path, x in jax.tree_util.tree_leaves_with_path(state) if getattr(path[-1], "key", None) not in placements]
+        rest = [
+            x
+            for path, x in jax.tree_util.tree_leaves_with_path(state)
+            if getattr(path[-1], "key", None) not in placements
+        ]
         assert all(x.sharding == NamedSharding(mesh, PartitionSpec()) for x in rest)
 
 

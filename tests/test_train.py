@@ -13,6 +13,7 @@ import pytest
 from configs import common, easy_vqa, smoke
 from mmfuser_jax import presets, sharding
 from mmfuser_jax.models import VLM
+from mmfuser_jax.models.params import init_params
 from mmfuser_jax.train import train
 from mmfuser_jax.train.config import ConfigError, flatten_config, parse_run
 from mmfuser_jax.train.loop import TrainingError
@@ -27,7 +28,7 @@ from mmfuser_jax.train.optim import (
     make_optimizer,
     split_trainable,
 )
-from mmfuser_jax.train.state import init_params, init_state, initial_params
+from mmfuser_jax.train.state import init_state, initial_params
 from mmfuser_jax.train.step import make_train_step
 from tests.helpers import random_batch, random_params
 
@@ -99,7 +100,9 @@ def test_frozen_parameters_stay_and_have_no_state(tiny):
     before, state, history = run_steps(VLM(tiny), config, random_batch(tiny, 8, 24))
     moved = {path.split("/")[0] for path, x in flatten(state.params).items() if not np.array_equal(x, before[path])}
     assert moved == {"fuser", "projector"}
-    moments = {path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(state.opt_state) if hasattr(path[-1], "key")}
+    moments = {
+        path[-1].key for path, _ in jax.tree_util.tree_leaves_with_path(state.opt_state) if hasattr(path[-1], "key")
+    }
     assert all(path.startswith(("fuser/", "projector/")) for path in moments if isinstance(path, str))
     assert history[0]["loss"] > history[-1]["loss"]
 
@@ -148,7 +151,9 @@ def tiny_run(steps=6, **fields):
     data = {"template": "short", "length": 64, "batch_size": 8, "conversations": 2}
     stages = {
         "encoder": common.stage("easy_vqa/captions", (("fuser/", None), (".*", 1e-3)), steps // 2, fuser=False, **data),
-        "finetune": common.stage("easy_vqa/questions", (("vision_encoder/", None), (".*", 1e-3)), steps - steps // 2, **data),
+        "finetune": common.stage(
+            "easy_vqa/questions", (("vision_encoder/", None), (".*", 1e-3)), steps - steps // 2, **data
+        ),
     }
     return common.run(model, stages, log_every=1, checkpoint_every=2, **fields)
 
@@ -167,7 +172,8 @@ def test_a_run_writes_what_the_contract_says_and_resumes_at_its_end(tmp_path):
     assert list((tmp_path / "tensorboard").iterdir())
     again = train(config, tmp_path)
     assert all(
-        np.array_equal(a, b) for a, b in zip(jax.tree.leaves(trained.params), jax.tree.leaves(again.params), strict=True)
+        np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(trained.params), jax.tree.leaves(again.params), strict=True)
     )
     assert read_metrics(tmp_path / "metrics.jsonl") == rows
 
@@ -196,9 +202,13 @@ def test_init_from_takes_weights_and_makes_only_the_rest(tmp_path, mesh):
     fresh = flatten(init_params(VLM(presets.tiny()), 1, mesh))
     for path, x in flatten(source.params).items():
         np.testing.assert_array_equal(params[path], x)
-    np.testing.assert_array_equal(params["fuser/cross_attention/value/kernel"], fresh["fuser/cross_attention/value/kernel"])
+    np.testing.assert_array_equal(
+        params["fuser/cross_attention/value/kernel"], fresh["fuser/cross_attention/value/kernel"]
+    )
     narrow = dataclasses.replace(presets.tiny(), llm=dataclasses.replace(presets.tiny().llm, mlp_width=48))
-    with pytest.raises(ValueError, match=r"llm/decoder/layers_0/down/kernel has shape \(96, 48\), this model has \(48, 48\)"):
+    with pytest.raises(
+        ValueError, match=r"llm/decoder/layers_0/down/kernel has shape \(96, 48\), this model has \(48, 48\)"
+    ):
         initial_params(VLM(narrow), 1, mesh, str(tmp_path))
 
 

@@ -34,7 +34,7 @@ def _questions(split: str) -> tuple[dict[int, list[tuple[str, str]]], dict[int, 
 
 
 def question_type(question: str, answer: str) -> str:
-    """"yes/no", "color" or "shape", by what is asked."""
+    """ "yes/no", "color" or "shape", by what is asked."""
     if answer in ("yes", "no"):
         return "yes/no"
     return "color" if "color" in question else "shape"
@@ -44,7 +44,9 @@ def questions(split: str) -> list[Record]:
     """One record per picture, one conversation per question, tagged with `type`."""
     pairs, paths = _questions(split)
     return [
-        _record(split, image, paths, [(question, answer, question_type(question, answer)) for question, answer in asked])
+        _record(
+            split, image, paths, [(question, answer, question_type(question, answer)) for question, answer in asked]
+        )
         for image, asked in pairs.items()
     ]
 

@@ -104,7 +104,9 @@ def pack_row(examples: Sequence[Example], length: int, images: int, patches: int
     used = sum(example.length for example in examples)
     pictures = sum(len(example.pixels) for example in examples)
     if used > length or pictures > images:
-        raise RecordError(f"{used} tokens and {pictures} pictures do not fit a row of {length} tokens, {images} pictures")
+        raise RecordError(
+            f"{used} tokens and {pictures} pictures do not fit a row of {length} tokens, {images} pictures"
+        )
 
     def lay(arrays: Sequence[np.ndarray], fill: int) -> np.ndarray:
         row = np.full(length, fill, np.int32)

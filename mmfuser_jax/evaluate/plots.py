@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -14,8 +15,10 @@ from matplotlib.axes import Axes
 
 from mmfuser_jax.data.images import open_image
 from mmfuser_jax.evaluate.runner import Prediction
-from mmfuser_jax.train.metrics import Row
 from mmfuser_jax.types import VisualFeatures
+
+Row = Mapping[str, Any]
+"""A line of metrics.jsonl."""
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
 
@@ -49,7 +52,9 @@ def _mark_stages(axes: Axes, rows: Sequence[Row]) -> None:
     for index, stage in enumerate(dict.fromkeys(row["stage"] for row in rows)):
         end = max(row["step"] for row in rows if row["stage"] == stage)
         axes.axvspan(start, end, color="tab:gray", alpha=0.12 if index % 2 else 0.04, lw=0)
-        axes.annotate(stage, ((start + end) / 2, 1), xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=8)
+        axes.annotate(
+            stage, ((start + end) / 2, 1), xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=8
+        )
         start = end
 
 
@@ -66,10 +71,16 @@ def plot_predictions(predictions: Sequence[Prediction], path: Path, count: int =
         cell.axis("off")
     for cell, prediction in zip(axes.flat, wrong + right, strict=False):
         cell.imshow(open_image(prediction.image))
-        verdict = prediction.answer if prediction.correct else f"{prediction.answer or '(nothing)'} ≠ {prediction.truth}"
-        cell.set_title(f"{_wrap(prediction.question)}\n{verdict}", fontsize=8, color=RIGHT if prediction.correct else WRONG)
+        verdict = (
+            prediction.answer if prediction.correct else f"{prediction.answer or '(nothing)'} ≠ {prediction.truth}"
+        )
+        cell.set_title(
+            f"{_wrap(prediction.question)}\n{verdict}", fontsize=8, color=RIGHT if prediction.correct else WRONG
+        )
     total = sum(not p.correct for p in shown)
-    figure.suptitle(f"Test questions; {total} of {len(shown)} answered wrongly, {len(wrong)} of them shown first", fontsize=9)
+    figure.suptitle(
+        f"Test questions; {total} of {len(shown)} answered wrongly, {len(wrong)} of them shown first", fontsize=9
+    )
     figure.savefig(path, dpi=100)
     plt.close(figure)
 

@@ -22,15 +22,22 @@ def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     """Writes one JSON line per question: record, question, truth, answer, correct."""
     with path.open("w") as file:
         for p in predictions:
-            row = {"record": p.record, "question": p.question, "truth": p.truth, "answer": p.answer, "correct": p.correct}
+            row = {
+                "record": p.record,
+                "question": p.question,
+                "truth": p.truth,
+                "answer": p.answer,
+                "correct": p.correct,
+            }
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def print_table(scores: Mapping[str, Any], title: str) -> None:
     """Prints accuracy and count, overall and by group."""
     table = Table(title=title)
-    for name, justify in (("group", "left"), ("accuracy", "right"), ("questions", "right")):
-        table.add_column(name, justify=justify)
+    table.add_column("group")
+    table.add_column("accuracy", justify="right")
+    table.add_column("questions", justify="right")
     _add_row(table, "all", scores)
     for group in ("by_type", "by_answer"):
         table.add_section()

@@ -81,7 +81,8 @@ def predict(
 def _predict_chunk(
     engine: Engine, tokenizer: Tokenizer, records: Sequence[Record], row: RowFormat, max_new_tokens: int
 ) -> Iterator[Prediction]:
-    pixels, first_picture = [], []
+    pixels: list[np.ndarray] = []
+    first_picture: list[int] = []
     for record in records:
         first_picture.append(len(pixels))
         pixels += [fit_image(open_image(path), row.aspect, row.image_size, row.image_mean) for path in record.images]

@@ -123,13 +123,16 @@ def _pad_rows(x: np.ndarray, rows: int) -> np.ndarray:
 def _expand(prompt: np.ndarray, shown: Sequence[int], patches: int) -> tuple[np.ndarray, np.ndarray]:
     tokens, image_index, _ = expand_images(np.asarray(prompt), patches)
     if image_index.max(initial=-1) + 1 != len(shown) * patches:
-        raise ValueError(f"a prompt has {(image_index.max(initial=-1) + 1) // patches} image markers, {len(shown)} pictures")
+        raise ValueError(
+            f"a prompt has {(image_index.max(initial=-1) + 1) // patches} image markers, {len(shown)} pictures"
+        )
     return tokens, image_index
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(model: VLM, params: Any, pixels: jax.Array) -> jax.Array:
-    return model.apply({"params": params}, pixels, method=lambda m, x: m.visual_features(x).projected)
+    features: Any = model.apply({"params": params}, pixels, method="visual_features")
+    return features.projected
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("max_new_tokens", "sampling", "eos_id", "pad_id"))
@@ -152,7 +155,7 @@ def _generate(
     rows, length = tokens.shape
     image_features = None if features is None else features[pictures].reshape(rows, -1, features.shape[-1])
     cache = model.config.llm.empty_cache(rows, length + max_new_tokens, model.dtype)
-    output = model.apply(
+    output: Any = model.apply(
         {"params": params}, tokens, cache=cache, last=lengths - 1,
         image_index=image_index, image_features=image_features, method="decode",
     )  # fmt: skip
@@ -162,12 +165,12 @@ def _generate(
     drawn = jnp.full((rows, max_new_tokens), pad_id, jnp.int32).at[:, 0].set(first)
 
     def unfinished(carry: tuple) -> jax.Array:
-        step, _, last, _, done = carry
+        step, _, _, _, done = carry
         return (step < max_new_tokens) & ~jnp.all(done)
 
     def draw(carry: tuple) -> tuple:
         step, cache, last, drawn, done = carry
-        output = model.apply(
+        output: Any = model.apply(
             {"params": params}, last[:, None], cache=cache, last=jnp.zeros(rows, jnp.int32), method="decode"
         )
         token = sample(output.logits[:, 0], jax.random.fold_in(key, step), sampling)

@@ -132,13 +132,13 @@ class ClipVit(nn.Module):
         _, outputs = Stack(block, self.depth, config.scan_layers, self.remat, name="encoder")(x, None)
         return tuple((x if index == 0 else outputs[index - 1])[:, 1:] for index in states)
 
-    def _embed(self, pixels: jax.Array) -> jax.Array:
+    def _embed(self, pixels: Array) -> jax.Array:
         config = self.config
         count, (rows, columns), size = pixels.shape[0], config.grid, config.patch_size
         patches = pixels.reshape(count, rows, size, columns, size, 3).transpose(0, 1, 3, 2, 4, 5)
-        x = dense(
-            config.width, ("patch_pixels", "embed"), use_bias=False, name="patch_embedding", dtype=self.dtype
-        )(patches.reshape(count, rows * columns, size * size * 3))
+        x = dense(config.width, ("patch_pixels", "embed"), use_bias=False, name="patch_embedding", dtype=self.dtype)(
+            patches.reshape(count, rows * columns, size * size * 3)
+        )
         small = nn.initializers.normal(0.02)
         cls = self.param("class_embedding", named(small, "embed"), (config.width,))
         positions = self.param(

@@ -103,9 +103,9 @@ class DeformableAttention(nn.Module):
             samples * 2, ("embed", "sampling"), name="sampling_offsets", dtype=self.dtype,
             kernel_init=zeros, bias_init=lambda *_: jnp.asarray(ring),
         )(query)  # fmt: skip
-        weights = dense(
-            samples, ("embed", "sampling"), name="attention_weights", kernel_init=zeros, dtype=self.dtype
-        )(query)
+        weights = dense(samples, ("embed", "sampling"), name="attention_weights", kernel_init=zeros, dtype=self.dtype)(
+            query
+        )
         weights = jax.nn.softmax(weights.astype(jnp.float32).reshape(*shape[:3], -1)).reshape(shape)
 
         pixels = np.asarray([(columns, rows) for rows, columns in value_grids], np.float32)
@@ -174,7 +174,11 @@ class Fuser(nn.Module):
 
 
 def _check_levels(
-    config: FuserConfig, query: jax.Array, levels: tuple[jax.Array, ...], query_grid: Grid, level_grids: tuple[Grid, ...]
+    config: FuserConfig,
+    query: jax.Array,
+    levels: tuple[jax.Array, ...],
+    query_grid: Grid,
+    level_grids: tuple[Grid, ...],
 ) -> None:
     if query.shape[-1] % config.heads:
         raise ValueError(f"fuser width {query.shape[-1]} does not divide by {config.heads} heads")

@@ -148,7 +148,9 @@ class LlamaBlock(nn.Module):
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         config = self.config
         query, key, value = (
-            dense((heads, config.head_width), ("embed", axis, "head_dim"), use_bias=False, name=name, dtype=self.dtype)(h)
+            dense((heads, config.head_width), ("embed", axis, "head_dim"), use_bias=False, name=name, dtype=self.dtype)(
+                h
+            )
             for name, heads, axis in (
                 ("query", config.heads, "heads"),
                 ("key", config.kv_heads, "kv_heads"),
@@ -157,7 +159,7 @@ class LlamaBlock(nn.Module):
         )
         query, key = apply_rotary(query, angles), apply_rotary(key, angles)
         query = constrain(query, "batch", "length", "activation_heads", "head_dim")
-        if cache is not None:
+        if cache is not None and lengths is not None:
             key, value = cache = (_write(cache[0], key, lengths), _write(cache[1], value, lengths))
         key, value = (constrain(x, "batch", "kv_length", "activation_kv_heads", "head_dim") for x in (key, value))
         h = attention(query, key.astype(self.dtype), value.astype(self.dtype), mask)
@@ -167,7 +169,7 @@ class LlamaBlock(nn.Module):
         return out(h), cache
 
 
-def _write(slots: jax.Array, new: jax.Array, lengths: jax.Array | None) -> jax.Array:
+def _write(slots: jax.Array, new: jax.Array, lengths: jax.Array) -> jax.Array:
     """Writes new [B,T,G,H] into slots [B,S,G,H], each row from its own length on."""
     write_row = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
     return jax.vmap(write_row)(slots, new.astype(slots.dtype), lengths)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -19,7 +20,6 @@ from mmfuser_jax.models.projector import Projector, ProjectorConfig
 from mmfuser_jax.ops.attention import packed_mask
 from mmfuser_jax.sharding import constrain
 from mmfuser_jax.types import CLIP_MEAN, CLIP_STD, Array, Batch, KVCache, ModelOutput, VisualFeatures
-
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class VlmConfig:
 
     vision: ClipVitConfig
     llm: LlamaConfig
-    projector: ProjectorConfig = ProjectorConfig()
+    projector: ProjectorConfig = dataclasses.field(default_factory=ProjectorConfig)
     fuser: FuserConfig | None = None
     select_layer: int = -2
     image_mean: tuple[float, float, float] = CLIP_MEAN
@@ -122,7 +122,7 @@ class VLM(nn.Module):
             fused = self.fuser(query, tuple(levels), query_grid=grid, level_grids=(grid,) * len(levels))
         return VisualFeatures(levels=tuple(levels), query=query, fused=fused, projected=self.projector(fused))
 
-    def encode_images(self, pixels: Num[Array, "B I height width 3"]) -> Float[Array, "B IP D"]:
+    def encode_images(self, pixels: Num[Array, "B I height width 3"]) -> Float[jax.Array, "B IP D"]:
         """Image tokens of every row: its I images' projected patches, one after the other."""
         rows = pixels.shape[0]
         projected = self.visual_features(pixels.reshape(-1, *pixels.shape[2:])).projected
@@ -133,7 +133,7 @@ class VLM(nn.Module):
         tokens: Int[Array, "B T"],
         image_index: Int[Array, "B T"] | None,
         image_features: Float[Array, "B IP D"] | None,
-    ) -> Float[Array, "B T D"]:
+    ) -> Float[jax.Array, "B T D"]:
         """Embeddings of text tokens, with image features gathered into the slots where image_index ≥ 0."""
         text = self.llm.embed(tokens)
         if image_features is None or image_index is None:
@@ -174,8 +174,8 @@ class VLM(nn.Module):
 
 def normalize_pixels(
     pixels: Num[Array, "*shape 3"], mean: tuple[float, ...], std: tuple[float, ...]
-) -> Float[Array, "*shape 3"]:
+) -> Float[jax.Array, "*shape 3"]:
     """float32 pixels of zero mean and unit variance from uint8 pixels, by per-channel statistics of [0, 1] pixels."""
     channels = (1,) * (pixels.ndim - 1) + (3,)
     centre, spread = (np.asarray(x, np.float32).reshape(channels) for x in (mean, std))
-    return (pixels.astype(jnp.float32) / 255 - centre) / spread
+    return (jnp.asarray(pixels, jnp.float32) / 255 - centre) / spread

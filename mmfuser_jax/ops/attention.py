@@ -14,7 +14,7 @@ def attention(
     key: Float[Array, "B S G H"],
     value: Float[Array, "B S G H"],
     mask: Bool[Array, "B 1 T S"] | None = None,
-) -> Float[Array, "B T N H"]:
+) -> Float[jax.Array, "B T N H"]:
     """Scaled dot-product attention, softmax in float32; N must be a multiple of the G key/value heads.
 
     A query that may look at nothing (a padding row) gets the plain mean of the values, not NaN.
@@ -22,7 +22,7 @@ def attention(
     return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="xla")
 
 
-def packed_mask(segment_ids: Int[Array, "B T"], branch_ids: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
+def packed_mask(segment_ids: Int[Array, "B T"], branch_ids: Int[Array, "B T"]) -> Bool[jax.Array, "B 1 T T"]:
     """Who sees whom in a packed row: earlier slots of the same segment, in its trunk or in the query's own branch.
 
     segment  1 1 1 1 1 2 2 0          sees → i i a a b c c .

@@ -25,9 +25,9 @@ class TokenLoss:
     correct: Array
 
     @property
-    def mean(self) -> Array:
+    def mean(self) -> jax.Array:
         """Nats a supervised token; 0 where there is none, so that an all-ignored batch gives no NaN."""
-        return self.total / jnp.maximum(self.count, 1)
+        return jnp.asarray(self.total) / jnp.maximum(self.count, 1)
 
 
 def cross_entropy(logits: Float[Array, "B T V"], targets: Int[Array, "B T"]) -> TokenLoss:

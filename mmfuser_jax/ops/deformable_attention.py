@@ -81,12 +81,14 @@ def _check_shapes(value: Array, shapes: Shapes, locations: Array, weights: Array
         raise ValueError(f"spatial_shapes {shapes} do not add up to the {value.shape[1]} rows of value")
 
 
-def _pixels(locations: Float[Array, "B Q N K 2"], shape: tuple[int, int]) -> tuple[Array, Array]:
+def _pixels(locations: Float[jax.Array, "B Q N K 2"], shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
     """Pixel coordinates (x, y) of normalised locations in a level of (height, width)."""
     return locations[..., 0] * shape[1] - 0.5, locations[..., 1] * shape[0] - 0.5
 
 
-def _corners(x: Array, y: Array, shape: tuple[int, int]) -> tuple[list[tuple[Array, Array]], Array, Array]:
+def _corners(
+    x: jax.Array, y: jax.Array, shape: tuple[int, int]
+) -> tuple[list[tuple[jax.Array, jax.Array]], jax.Array, jax.Array]:
     """The four pixels around each point, in the order (y0,x0) (y0,x1) (y1,x0) (y1,x1).
 
     Returns (flat index, inside) per corner and the fractions fx, fy of the point in its cell. Points far outside are
@@ -104,16 +106,16 @@ def _corners(x: Array, y: Array, shape: tuple[int, int]) -> tuple[list[tuple[Arr
     return corners, x - x0, y - y0
 
 
-def _read_corners(table: Array, corners: list[tuple[Array, Array]]) -> list[Array]:
+def _read_corners(table: jax.Array, corners: list[tuple[jax.Array, jax.Array]]) -> list[jax.Array]:
     """Reads table[..., index] at each corner, zero outside. `table` has one more, last axis of H*W pixels."""
     return [jnp.where(inside, jnp.take_along_axis(table, index, axis=-1), 0) for index, inside in corners]
 
 
-def _split_levels(value: Array, shapes: Shapes) -> list[Array]:
+def _split_levels(value: jax.Array, shapes: Shapes) -> list[jax.Array]:
     return jnp.split(value, np.cumsum([math.prod(shape) for shape in shapes])[:-1], axis=1)
 
 
-def _gather(value: Array, shapes: Shapes, locations: Array, weights: Array) -> Array:
+def _gather(value: jax.Array, shapes: Shapes, locations: jax.Array, weights: jax.Array) -> jax.Array:
     """[B,Q,N,H] by reading four neighbours of every sampling point; differentiable as it stands."""
     out = jnp.zeros((*weights.shape[:3], value.shape[-1]), value.dtype)
     for level, (pixels, shape) in enumerate(zip(_split_levels(value, shapes), shapes, strict=True)):
@@ -129,13 +131,13 @@ def _gather(value: Array, shapes: Shapes, locations: Array, weights: Array) -> A
     return out
 
 
-def _hats(coordinate: Array, size: int) -> Array:
+def _hats(coordinate: jax.Array, size: int) -> jax.Array:
     """Bilinear weight of every integer pixel 0 … size-1 for each coordinate: [..., size]."""
     pixels = jnp.arange(size, dtype=coordinate.dtype).reshape((1,) * coordinate.ndim + (size,))
     return jnp.maximum(0, 1 - jnp.abs(coordinate[..., None] - pixels))
 
 
-def _sampling_matrix(shapes: Shapes, locations: Array, weights: Array) -> Array:
+def _sampling_matrix(shapes: Shapes, locations: jax.Array, weights: jax.Array) -> jax.Array:
     """[B,N,Q,S]: how much of every pixel of every level a query takes, all its points summed."""
     matrices = []
     for level, shape in enumerate(shapes):
@@ -147,16 +149,20 @@ def _sampling_matrix(shapes: Shapes, locations: Array, weights: Array) -> Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _hat(value: Array, shapes: Shapes, locations: Array, weights: Array) -> Array:
+def _hat(value: jax.Array, shapes: Shapes, locations: jax.Array, weights: jax.Array) -> jax.Array:
     """[B,Q,N,H] as one product with the dense sampling matrix."""
     return jnp.einsum("bnqs,bsnh->bqnh", _sampling_matrix(shapes, locations, weights), value)
 
 
-def _hat_forward(value: Array, shapes: Shapes, locations: Array, weights: Array) -> tuple[Array, tuple[Array, ...]]:
+def _hat_forward(
+    value: jax.Array, shapes: Shapes, locations: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, ...]]:
     return _hat(value, shapes, locations, weights), (value, locations, weights)
 
 
-def _hat_backward(shapes: Shapes, saved: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array, Array]:
+def _hat_backward(
+    shapes: Shapes, saved: tuple[jax.Array, ...], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Gradient without a scatter: the matrix's cotangent is a product, and a point only needs its four corners of it.
 
     The matrix is built again rather than kept: for a large model it is far bigger than its inputs.
@@ -180,4 +186,7 @@ def _hat_backward(shapes: Shapes, saved: tuple[Array, ...], cotangent: Array) ->
 
 _hat.defvjp(_hat_forward, _hat_backward)
 
-_IMPLEMENTATIONS: dict[str, Callable[[Array, Shapes, Array, Array], Array]] = {"gather": _gather, "hat": _hat}
+_IMPLEMENTATIONS: dict[str, Callable[[jax.Array, Shapes, jax.Array, jax.Array], jax.Array]] = {
+    "gather": _gather,
+    "hat": _hat,
+}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -10,7 +9,7 @@ from PIL import Image
 from mmfuser_jax.data.images import open_image
 from mmfuser_jax.data.records import IMAGE_MARKER, Turn
 from mmfuser_jax.facade import VisionLanguageModel
-from mmfuser_jax.generate import Sampling
+from mmfuser_jax.generate import GREEDY, Sampling
 
 HELP = "Ask about the picture. /image FILE shows another one, /new forgets the conversation, /quit or Ctrl-D leaves."
 
@@ -24,7 +23,7 @@ class Chat:
         image: Image.Image | None,
         *,
         max_new_tokens: int = 128,
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = GREEDY,
         keep_history: bool = True,
     ) -> None:
         """`keep_history=False` asks every question by itself, for models trained on single questions."""
@@ -42,9 +41,7 @@ class Chat:
         first = not self._turns and self._image is not None
         turns = [*self._turns, Turn("human", f"{IMAGE_MARKER}\n{question}" if first else question)]
         images = [] if self._image is None else [self._image]
-        answer = self._vlm.answer(
-            [turns], [images], max_new_tokens=self._max_new_tokens, sampling=self._sampling
-        )[0]
+        answer = self._vlm.answer([turns], [images], max_new_tokens=self._max_new_tokens, sampling=self._sampling)[0]
         self._turns = [*turns, Turn("gpt", answer or " ")]
         return answer
 
@@ -56,12 +53,6 @@ class Chat:
     def reset(self) -> None:
         """Forgets the conversation, keeps the picture."""
         self._turns = []
-
-
-def answer_all(chat: Chat, questions: Sequence[str]) -> Iterator[str]:
-    """Answers in turn."""
-    for question in questions:
-        yield chat.ask(question)
 
 
 def interact(chat: Chat) -> None:

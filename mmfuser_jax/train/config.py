@@ -64,7 +64,9 @@ class RunConfig:
       seed: of parameters, data order and augmentation.
       model: shape of the network.
       init_from: model folder whose parameters the first stage starts from, "" for fresh ones; parts it lacks are fresh.
-      tokenizer: "words" builds one from the words of the stages' training data, anything else is a tokenizer folder.
+      tokenizer: "words" builds one from the words of `text_sources`, anything else is a tokenizer folder; with
+        `init_from`, its tokenizer is taken.
+      text_sources: (source, split) of every stage that the config describes, run here or not.
       dtype: compute dtype.
       remat: key of `layers.REMAT_POLICIES`.
       mesh: size of every mesh axis; -1 takes the remaining devices.
@@ -80,6 +82,7 @@ class RunConfig:
     model: VlmConfig
     init_from: str
     tokenizer: str
+    text_sources: tuple[tuple[str, str], ...]
     dtype: str
     remat: str
     mesh: Mapping[str, int]
@@ -119,8 +122,9 @@ def parse_run(config: Mapping[str, Any]) -> RunConfig:
     for field in ("log_every", "checkpoint_every", "keep", "max_new_tokens"):
         if config[field] < 1:
             raise ConfigError(f"config.{field}={config[field]} must be at least 1")
-    names = {field.name for field in dataclasses.fields(RunConfig)} - {"model", "stages"}
-    return RunConfig(model=model, stages=stages, **{name: config[name] for name in names})
+    names = {field.name for field in dataclasses.fields(RunConfig)} - {"model", "stages", "text_sources"}
+    texts = tuple(sorted({(stage["source"], stage["split"]) for stage in config["stages"].values()}))
+    return RunConfig(model=model, stages=stages, text_sources=texts, **{name: config[name] for name in names})
 
 
 def _parse_stages(config: Mapping[str, Any], model: VlmConfig) -> tuple[Stage, ...]:

@@ -15,7 +15,6 @@ import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from mmfuser_jax import model_folder, sharding
 from mmfuser_jax.checkpoint import Checkpoints
@@ -24,10 +23,11 @@ from mmfuser_jax.data.pipeline import ToRow, make_loader
 from mmfuser_jax.data.sources import load_records
 from mmfuser_jax.data.tokenizer import train_word_tokenizer
 from mmfuser_jax.models import VLM
+from mmfuser_jax.models.params import abstract_params
 from mmfuser_jax.train.config import RunConfig, Stage, check_unchanged, parse_run
 from mmfuser_jax.train.metrics import MetricsWriter, describe
 from mmfuser_jax.train.optim import assign_rules, flatten, learning_rates
-from mmfuser_jax.train.state import TrainState, abstract_params, abstract_state, init_state, initial_params
+from mmfuser_jax.train.state import TrainState, abstract_state, init_state, initial_params
 from mmfuser_jax.train.step import make_train_step
 
 LOG = logging.getLogger(__name__)
@@ -125,19 +125,23 @@ def _claim(workdir: Path, config: Mapping[str, Any]) -> None:
 def _tokenizer(config: RunConfig, workdir: Path) -> Tokenizer:
     folder = workdir / model_folder.TOKENIZER
     if not folder.exists():
-        if config.tokenizer == "words":
+        if config.init_from:
+            model_folder.copy_tokenizer(Path(config.init_from) / model_folder.TOKENIZER, workdir)
+        elif config.tokenizer == "words":
             train_word_tokenizer(_training_texts(config), folder)
         else:
             model_folder.copy_tokenizer(Path(config.tokenizer), workdir)
     tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size > config.model.llm.vocab_size:
-        raise TrainingError(f"{tokenizer.vocab_size} tokens, but config.model.llm.vocab_size={config.model.llm.vocab_size}")
+        raise TrainingError(
+            f"{tokenizer.vocab_size} tokens, but config.model.llm.vocab_size={config.model.llm.vocab_size}"
+        )
     return tokenizer
 
 
 def _training_texts(config: RunConfig) -> list[str]:
     texts = ["USER: ASSISTANT:"]
-    for source, split in {(stage.source, stage.split): None for stage in config.stages}:
+    for source, split in config.text_sources:
         for record in load_records(source, split):
             texts += [turn.text for turns in record.conversations for turn in turns]
     return [text.replace("<image>", "") for text in texts]
@@ -156,7 +160,9 @@ def _train_stage(run: _Run, stage: Stage, params: Any, validate: Validate | None
     if step == stage.end:
         return state.params
     _log_trainable(stage, state)
-    model = run.model if stage.fuser else VLM(dataclasses.replace(config.model, fuser=None), run.model.dtype, config.remat)
+    model = (
+        run.model if stage.fuser else VLM(dataclasses.replace(config.model, fuser=None), run.model.dtype, config.remat)
+    )
     train_step = make_train_step(model, stage.optimizer, mesh)
     window_start, window_tokens, window_steps = time.monotonic(), 0, 0
     while step < stage.end:

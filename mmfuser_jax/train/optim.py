@@ -177,6 +177,6 @@ def optimizer_shardings(state: Any, placed: FlatParams, rest: Any) -> Any:
     """
 
     def place(path: Any, _: Any) -> Any:
-        return placed.get(getattr(path[-1], "key", None), rest)
+        return placed.get(getattr(path[-1], "key", ""), rest)
 
     return jax.tree_util.tree_map_with_path(place, state)

@@ -1,4 +1,4 @@
-"""Training state, and how it comes to be: abstract shapes → shardings → materialised, never two copies."""
+"""Training state, and how it comes to be: fresh, from another model's weights, or abstract to restore into."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import struct
 from flax.core import meta
@@ -17,6 +16,7 @@ from jax.sharding import Mesh
 from mmfuser_jax import model_folder, sharding
 from mmfuser_jax.checkpoint import restore_params
 from mmfuser_jax.models import VLM
+from mmfuser_jax.models.params import abstract_params, dummy_batch, init_params, with_shardings
 from mmfuser_jax.train.optim import (
     FlatParams,
     OptimizerConfig,
@@ -26,7 +26,6 @@ from mmfuser_jax.train.optim import (
     split_trainable,
     unflatten,
 )
-from mmfuser_jax.types import Batch
 
 LOG = logging.getLogger(__name__)
 
@@ -42,43 +41,10 @@ class TrainState:
       rng: uint32[2], key data; the key of a step is its fold_in with `step`, so that a resumed run draws the same.
     """
 
-    step: jax.Array
+    step: Any
     params: Any
     opt_state: optax.OptState
-    rng: jax.Array
-
-
-def dummy_batch(model: VLM) -> Batch:
-    """The smallest batch the model accepts, for tracing its initialisation."""
-    row = np.zeros((1, 1), np.int32)
-    size = model.config.vision.image_size
-    return Batch(row, row, row, row, row, row, np.zeros((1, 1, size, size, 3), np.uint8))
-
-
-def boxed_params(model: VLM) -> Any:
-    """Parameter shapes that carry their logical axis names; costs no memory at any size."""
-    return jax.eval_shape(model.init, jax.random.key(0), dummy_batch(model))["params"]
-
-
-def abstract_params(model: VLM, mesh: Mesh) -> Any:
-    """Parameters as jax.ShapeDtypeStruct with their shardings.
-
-    Raises:
-      ShardingError: a dimension does not divide over its mesh axes.
-    """
-    boxed = boxed_params(model)
-    return _with_shardings(meta.unbox(boxed), sharding.param_shardings(boxed, mesh))
-
-
-def init_params(model: VLM, seed: int, mesh: Mesh) -> Any:
-    """Fresh parameters, made in place on the mesh.
-
-    Raises:
-      ShardingError: a dimension does not divide over its mesh axes.
-    """
-    shardings = sharding.param_shardings(boxed_params(model), mesh)
-    init = jax.jit(lambda key: meta.unbox(model.init(key, dummy_batch(model))["params"]), out_shardings=shardings)
-    return init(jax.random.key(seed))
+    rng: Any
 
 
 def initial_params(model: VLM, seed: int, mesh: Mesh, init_from: str = "") -> Any:
@@ -116,7 +82,7 @@ def abstract_state(params: Any, config: OptimizerConfig, mesh: Mesh) -> TrainSta
     everywhere = sharding.replicated(mesh)
     placed = {path: x.sharding for path, x in flatten(params).items() if path in trained}
     opt_state = jax.eval_shape(optimizer.init, trained)
-    opt_state = _with_shardings(opt_state, optimizer_shardings(opt_state, placed, everywhere))
+    opt_state = with_shardings(opt_state, optimizer_shardings(opt_state, placed, everywhere))
     scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
     key = jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=everywhere)
     return TrainState(scalar, params, opt_state, key)
@@ -131,7 +97,3 @@ def init_state(params: Any, config: OptimizerConfig, seed: int, mesh: Mesh) -> T
     opt_state = jax.jit(optimizer.init, out_shardings=placements)(trained)
     rng = jax.device_put(jax.random.key_data(jax.random.key(seed)), shapes.rng.sharding)
     return TrainState(jax.device_put(jnp.int32(0), shapes.step.sharding), params, opt_state, rng)
-
-
-def _with_shardings(shapes: Any, shardings: Any) -> Any:
-    return jax.tree.map(lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings)

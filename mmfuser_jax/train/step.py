@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
@@ -31,8 +34,8 @@ def make_train_step(
         trained, frozen = split_trainable(state.params, config.rules)
 
         def loss_of(trained: FlatParams) -> tuple[jax.Array, TokenLoss]:
-            logits = model.apply({"params": unflatten({**frozen, **trained})}, batch).logits
-            loss = cross_entropy(logits, batch.targets)
+            output: Any = model.apply({"params": unflatten({**frozen, **trained})}, batch)
+            loss = cross_entropy(output.logits, batch.targets)
             return loss.mean, loss
 
         with sharding.use_mesh(mesh):
@@ -42,11 +45,11 @@ def make_train_step(
         trained = optax.apply_updates(trained, updates)
         metrics = {
             "loss": mean,
-            "accuracy": loss.correct / jax.numpy.maximum(loss.count, 1),
+            "accuracy": loss.correct / jnp.maximum(loss.count, 1),
             "tokens": loss.count,
             "grad_norm": optax.global_norm(gradients),
         }
         params = unflatten({**frozen, **trained})
-        return state.replace(step=state.step + 1, params=params, opt_state=opt_state), metrics
+        return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return jax.jit(step, donate_argnums=0)

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mmfuser_jax.evaluate.run import train_and_evaluate
+from mmfuser_jax.jobs.main import train_and_evaluate
 
 ARMS = ("off", "on")
 
@@ -49,16 +49,16 @@ def run_ablation(config: Mapping[str, Any], workdir: Path, seeds: Sequence[int])
 
 def _arm(config: Mapping[str, Any], arm: str) -> dict[str, Any]:
     """The recipe itself, or without the fuser: no module, and no mention of it in the tables."""
-    config = copy.deepcopy(dict(config))
+    given = copy.deepcopy(dict(config))
     if arm == "off":
-        config["model"]["fuser"] = None
-        for stage in config["stages"].values():
+        given["model"]["fuser"] = None
+        for stage in given["stages"].values():
             stage["rules"] = tuple(
                 (pattern.replace("(fuser|projector)/", "projector/"), rate)
                 for pattern, rate in stage["rules"]
                 if pattern != "fuser/"
             )
-    return config
+    return given
 
 
 def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
