@@ -36,7 +36,7 @@ def talk(*turns):
 
 
 def read(tokenizer, ids):
-    return tokenizer.decode([i for i in ids if i >= 0])
+    return tokenizer.decode([int(i) for i in ids if i >= 0])
 
 
 def test_only_answers_are_supervised(tokenizer):

@@ -201,7 +201,10 @@ def test_scan_and_remat_change_nothing(tiny, remat):
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     flat, tree = jax.tree.flatten(stack_layers(gradients))
     assert jax.tree.structure(stacked) == tree
-    assert max(relative(a, b) for a, b in zip(jax.tree.leaves(stacked), flat, strict=True)) < 1e-4
+    # Against the whole gradient's norm: some parameters (the bias of keys) have a gradient of exactly zero but for noise.
+    total = np.sqrt(sum(float((x**2).sum()) for x in flat))
+    errors = [np.linalg.norm(a - b) / total for a, b in zip(jax.tree.leaves(stacked), flat, strict=True)]
+    assert max(errors) < 1e-5
 
 
 def test_tied_head_and_identity_projector(tiny):

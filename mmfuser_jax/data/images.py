@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,11 @@ def open_image(path: str | Path) -> Image.Image:
       RecordError: the file is missing, no picture, damaged, or larger than MAX_PIXELS (checked before decoding).
     """
     try:
-        with Image.open(path) as image:
+        # Pillow warns from its own, larger limit on; ours is checked here.
+        with (
+            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
+            Image.open(path) as image,
+        ):
             if image.width * image.height > MAX_PIXELS:
                 raise RecordError(f"{path}: {image.width}x{image.height} pixels are more than {MAX_PIXELS}")
             return image.convert("RGB")
