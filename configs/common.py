@@ -1,4 +1,4 @@
-"""Fields that every run has, with the defaults of the published recipe (facts per field: README, "Configs").
+"""Fields that every run has, with the defaults of the published LLaVA-1.5 recipe where it has one.
 
 A config program returns a plain `ConfigDict`; every field can be set on the command line, for example
 `--config.stages.finetune.steps=100`. `mmfuser_jax/train/config.py` checks the result and gives it types.

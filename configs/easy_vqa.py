@@ -50,7 +50,7 @@ def get_config(arg: str = "mmfuser") -> ConfigDict:
     frozen_encoder = ("vision_encoder/", None)
     stages = {
         "encoder": common.stage(
-            rules=(*bypassed, (".*", 3e-3)), steps=1000, fuser=False, **CAPTIONS, **AUGMENTATION, **OPTIMIZER
+            rules=(*bypassed, (".*", 3e-3)), steps=900, fuser=False, **CAPTIONS, **AUGMENTATION, **OPTIMIZER
         ),
         "language": common.stage(
             rules=(*bypassed, frozen_encoder, (".*", 3e-3)), steps=250, fuser=False,
@@ -60,7 +60,7 @@ def get_config(arg: str = "mmfuser") -> ConfigDict:
             rules=((connector, 1e-3), (".*", None)), steps=40, **MATCHES, **AUGMENTATION, **OPTIMIZER
         ),
         "finetune": common.stage(
-            rules=(frozen_encoder, (".*", 3e-3)), steps=900, **QUESTIONS, **AUGMENTATION, **OPTIMIZER
+            rules=(frozen_encoder, (".*", 3e-3)), steps=750, **QUESTIONS, **AUGMENTATION, **OPTIMIZER
         ),
     }  # fmt: skip
     return common.run(

@@ -10,7 +10,6 @@ from mmfuser_jax import cli
 _MODEL = flags.DEFINE_string("model", None, "Model folder.")
 _IMAGE = flags.DEFINE_string("image", None, "Picture file; without one, text only.")
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "Question; may be given several times.")
-_HISTORY = flags.DEFINE_bool("history", None, "Keep earlier turns; default: only where the model was trained for it.")
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 is greedy.")
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Nucleus drawn from where temperature > 0.")
 _MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 128, "Longest answer.")
@@ -30,7 +29,6 @@ def main() -> None:
         image,
         max_new_tokens=_MAX_NEW_TOKENS.value,
         sampling=Sampling(_TEMPERATURE.value, _TOP_P.value),
-        keep_history=vlm.card.template != "short" if _HISTORY.value is None else _HISTORY.value,
     )
     for question in _PROMPT.value:
         print(chat.ask(question))

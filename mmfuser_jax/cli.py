@@ -22,10 +22,22 @@ def run(main: Callable[[], Any]) -> None:
     app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 
+class _CurrentStderr(logging.StreamHandler):
+    """Writes to whatever sys.stderr is now: a live progress bar replaces it, and lines then appear above the bar."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: Any) -> None:
+        pass
+
+
 def _log_to_stderr() -> None:
     """Shows this package's messages, and only warnings of the libraries, which are chatty."""
     absl_logging.set_verbosity(absl_logging.WARNING)
-    handler = logging.StreamHandler()
+    handler = _CurrentStderr()
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("mmfuser_jax")
     logger.addHandler(handler)

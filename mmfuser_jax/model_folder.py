@@ -26,11 +26,13 @@ class ModelCard:
       config: shape of the network.
       template: conversation template it was last trained with; never guessed from a path.
       aspect: how its pictures are brought to size, see `data.images.fit_image`.
+      history: whether it was trained on conversations of several turns; if not, a chat asks every question by itself.
     """
 
     config: VlmConfig
     template: str
     aspect: str
+    history: bool = True
 
 
 def write_card(folder: Path, card: ModelCard) -> None:
@@ -50,7 +52,7 @@ def read_card(folder: Path) -> ModelCard:
         raise ModelFolderError(f"{folder}: no {MODEL_FILE} here; expected a training workdir or a converted model")
     try:
         fields = json.loads(path.read_text())
-        return ModelCard(VlmConfig.from_dict(fields["config"]), fields["template"], fields["aspect"])
+        return ModelCard(VlmConfig.from_dict(fields["config"]), fields["template"], fields["aspect"], fields["history"])
     except (ValueError, KeyError, TypeError) as error:
         raise ModelFolderError(f"{path}: {error}") from None
 

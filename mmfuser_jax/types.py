@@ -13,12 +13,17 @@ Function annotations spell shapes with these letters, and the tests check them a
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import numpy as np
 from flax import struct
 
 Array = jax.Array | np.ndarray
-"""What functions of arrays accept. Struct fields carry it bare: JAX also fills structs with shapes and shardings."""
+"""What functions of arrays accept."""
+
+Leaf = Any
+"""Field of a struct: an array of the shape its docstring gives, or that array's shape or sharding where JAX maps over it."""
 
 IGNORE_INDEX = -100
 """Target value of a position that does not count in the loss (PyTorch's and LLaVA's convention)."""
@@ -52,13 +57,13 @@ class Batch:
       pixels: uint8[B, I, height, width, 3]; raw pixels, normalised on the device.
     """
 
-    tokens: Array
-    targets: Array
-    positions: Array
-    segment_ids: Array
-    branch_ids: Array
-    image_index: Array
-    pixels: Array
+    tokens: Leaf
+    targets: Leaf
+    positions: Leaf
+    segment_ids: Leaf
+    branch_ids: Leaf
+    image_index: Leaf
+    pixels: Leaf
 
 
 @struct.dataclass
@@ -71,16 +76,16 @@ class KVCache:
       lengths: int32[B]; slots in use. Slots beyond may hold stale padding: they are masked, then overwritten.
     """
 
-    keys: Array
-    values: Array
-    lengths: Array
+    keys: Leaf
+    values: Leaf
+    lengths: Leaf
 
 
 @struct.dataclass
 class ModelOutput:
     """Logits float32[B, T, V] of a forward pass, and the updated cache where one was given."""
 
-    logits: Array
+    logits: Leaf
     cache: KVCache | None = None
 
 
@@ -95,7 +100,7 @@ class VisualFeatures:
       projected: float[N, P, E], at the width E of the language model.
     """
 
-    levels: tuple[Array, ...]
-    query: Array
-    fused: Array
-    projected: Array
+    levels: tuple[Leaf, ...]
+    query: Leaf
+    fused: Leaf
+    projected: Leaf

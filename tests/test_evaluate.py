@@ -1,5 +1,6 @@
 """Scores, reports, pictures, and a whole small run through the facade and the chat."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -131,6 +132,8 @@ def test_loading_mistakes_are_named(workdir, tmp_path):
 
 def test_chat_keeps_or_forgets_history(workdir):
     vlm = mm.load(workdir)
+    assert not vlm.card.history  # easy-VQA asks single questions
+    vlm.card = dataclasses.replace(vlm.card, history=True)
     image = Image.open(load_records("easy_vqa/questions", "test")[0].images[0])
     seen = []
     answer = vlm.answer
@@ -142,7 +145,9 @@ def test_chat_keeps_or_forgets_history(workdir):
     chat.ask("what shape?")
     chat.reset()
     chat.ask("is there a red shape?")
-    alone = Chat(vlm, image, max_new_tokens=2, keep_history=False)
+    assert seen == [1, 3, 1]
+    vlm.card = mm.load(workdir).card
+    alone = Chat(vlm, image, max_new_tokens=2)
     alone.ask("what shape?")
     alone.ask("what shape?")
     assert seen == [1, 3, 1, 1, 1]

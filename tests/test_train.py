@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,14 +71,18 @@ def test_muon_orthogonalises_matrices_only(tiny):
     gradients = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), params)
     updates, _ = optimizer.update(gradients, optimizer.init(params), params)
 
-    def spread(path, rows):
-        values = np.linalg.svd(np.asarray(updates[path]).reshape(rows, -1), compute_uv=False)
-        return values.max() / values.min()
+    def spread(tree, path, rows):
+        values = np.linalg.svd(np.asarray(tree[path]).reshape(rows, -1), compute_uv=False)
+        return np.quantile(values, 0.9) / np.quantile(values, 0.2)
 
-    assert spread("llm/decoder/layers_0/query/kernel", 48) < 3  # [D, N, H]: D by N*H
-    assert spread("llm/decoder/layers_0/out/kernel", 48) < 3  # [N, H, D]
-    assert spread("projector/layers_0/kernel", 32) < 3
-    assert spread("vision_encoder/patch_embedding/kernel", 192) > 3  # Adam's
+    for path, rows in (
+        ("llm/decoder/layers_0/query/kernel", 48),  # [D, N, H] is D by N*H
+        ("llm/decoder/layers_0/out/kernel", 48),  # [N, H, D] is N*H by D
+        ("projector/layers_0/kernel", 32),
+    ):
+        assert spread(updates, path, rows) < 1.7 < spread(gradients, path, rows), path
+    adam = "vision_encoder/patch_embedding/kernel"
+    np.testing.assert_allclose(updates[adam], -np.sign(gradients[adam]), atol=1e-3)
     np.testing.assert_allclose(np.abs(updates["llm/final_norm/scale"]), 1.0, rtol=1e-3)
 
 
@@ -86,7 +91,7 @@ def run_steps(model, config, batch, steps=3, params=None):
     params = init_params(model, 0, mesh) if params is None else params
     before = {path: np.asarray(x).copy() for path, x in flatten(params).items()}
     state = init_state(params, config, 0, mesh)
-    step = make_train_step(model, config, mesh)
+    step = make_train_step(model, config, mesh, state)
     history = []
     for _ in range(steps):
         state, metrics = step(state, sharding.shard_batch(batch, mesh))
@@ -171,10 +176,7 @@ def test_a_run_writes_what_the_contract_says_and_resumes_at_its_end(tmp_path):
     assert (tmp_path / "model.json").exists()
     assert list((tmp_path / "tensorboard").iterdir())
     again = train(config, tmp_path)
-    assert all(
-        np.array_equal(a, b)
-        for a, b in zip(jax.tree.leaves(trained.params), jax.tree.leaves(again.params), strict=True)
-    )
+    chex.assert_trees_all_equal(trained.params, again.params)
     assert read_metrics(tmp_path / "metrics.jsonl") == rows
 
 
@@ -183,8 +185,7 @@ def test_the_encoder_stage_leaves_the_fuser_alone_and_bypassing_it_changes_nothi
     bypassed = train(config, tmp_path / "a")
     config["stages"]["encoder"]["fuser"] = True
     through = train(config, tmp_path / "b")
-    for a, b in zip(jax.tree.leaves(bypassed.params), jax.tree.leaves(through.params), strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
+    chex.assert_trees_all_close(bypassed.params, through.params, atol=1e-5)
 
 
 def test_another_config_in_the_same_workdir_is_refused(tmp_path):

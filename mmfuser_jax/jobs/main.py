@@ -14,7 +14,6 @@ from mmfuser_jax.evaluate.runner import predict
 from mmfuser_jax.evaluate.scorers import exact_match
 from mmfuser_jax.facade import VisionLanguageModel
 from mmfuser_jax.generate import Engine
-from mmfuser_jax.model_folder import ModelCard
 from mmfuser_jax.models import VLM
 from mmfuser_jax.train import train
 from mmfuser_jax.train.config import RunConfig, Stage, parse_run
@@ -46,11 +45,10 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: Path) -> dict[str, An
       ConfigError, TrainingError, RecordError: see `train`.
     """
     trained = train(config, workdir, make_validator(parse_run(config)))
-    run, row = trained.run, trained.run.stages[-1].row
+    run = trained.run
     plots.plot_curves(read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png")
     if not run.test_source:
         return {}
-    card = ModelCard(run.model, row.template, row.aspect)
-    vlm = VisionLanguageModel(card, trained.model, trained.params, trained.tokenizer, run.steps)
+    vlm = VisionLanguageModel(trained.card, trained.model, trained.params, trained.tokenizer, run.steps)
     extra = {"train_seconds": round(trained.train_seconds, 1), "steps": run.steps}
     return evaluate(vlm, run.test_source, run.test_split, workdir, max_new_tokens=run.max_new_tokens, extra=extra)

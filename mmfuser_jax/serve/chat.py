@@ -24,19 +24,17 @@ class Chat:
         *,
         max_new_tokens: int = 128,
         sampling: Sampling = GREEDY,
-        keep_history: bool = True,
     ) -> None:
-        """`keep_history=False` asks every question by itself, for models trained on single questions."""
+        """A model that was trained on single questions is asked every question by itself, see `ModelCard.history`."""
         self._vlm = vlm
         self._image = image
         self._max_new_tokens = max_new_tokens
         self._sampling = sampling
-        self._keep_history = keep_history
         self._turns: list[Turn] = []
 
     def ask(self, question: str) -> str:
         """The model's answer, given everything said before."""
-        if not self._keep_history:
+        if not self._vlm.card.history:
             self._turns = []
         first = not self._turns and self._image is not None
         turns = [*self._turns, Turn("human", f"{IMAGE_MARKER}\n{question}" if first else question)]

@@ -46,11 +46,12 @@ class Trained:
 
     Attributes:
       run: its typed config.
-      model, params, tokenizer: ready for the engine.
+      card, model, params, tokenizer: ready for the facade.
       train_seconds: wall-clock of all stages, compiling and validating included, over all resumed parts.
     """
 
     run: RunConfig
+    card: model_folder.ModelCard
     model: VLM
     params: Any
     tokenizer: Tokenizer
@@ -68,10 +69,8 @@ class _Run:
         self.mesh = sharding.make_mesh(**self.config.mesh)
         self.model = VLM(self.config.model, jnp.dtype(self.config.dtype), self.config.remat)
         self.tokenizer = _tokenizer(self.config, workdir)
-        card = model_folder.ModelCard(
-            self.config.model, self.config.stages[-1].row.template, self.config.stages[-1].row.aspect
-        )
-        model_folder.write_card(workdir, card)
+        self.card = _card(self.config)
+        model_folder.write_card(workdir, self.card)
         self.checkpoints = Checkpoints(workdir / model_folder.CHECKPOINTS, self.config.keep)
         self.resume_step = self.checkpoints.latest_step() or 0
         if self.resume_step > self.config.steps:
@@ -109,7 +108,7 @@ def train(config: Mapping[str, Any], workdir: Path, validate: Validate | None = 
                 continue
             params = _train_stage(run, stage, params, validate)
         run.checkpoints.wait()
-        return Trained(run.config, run.model, params, run.tokenizer, run.seconds())
+        return Trained(run.config, run.card, run.model, params, run.tokenizer, run.seconds())
     finally:
         run.close()
 
@@ -139,6 +138,14 @@ def _tokenizer(config: RunConfig, workdir: Path) -> Tokenizer:
     return tokenizer
 
 
+def _card(config: RunConfig) -> model_folder.ModelCard:
+    """The model as its last stage leaves it."""
+    last = config.stages[-1]
+    records = load_records(last.source, last.split)
+    history = any(len(turns) > 2 for record in records for turns in record.conversations)
+    return model_folder.ModelCard(config.model, last.row.template, last.row.aspect, history)
+
+
 def _training_texts(config: RunConfig) -> list[str]:
     texts = ["USER: ASSISTANT:"]
     for source, split in config.text_sources:
@@ -163,7 +170,7 @@ def _train_stage(run: _Run, stage: Stage, params: Any, validate: Validate | None
     model = (
         run.model if stage.fuser else VLM(dataclasses.replace(config.model, fuser=None), run.model.dtype, config.remat)
     )
-    train_step = make_train_step(model, stage.optimizer, mesh)
+    train_step = make_train_step(model, stage.optimizer, mesh, state)
     window_start, window_tokens, window_steps = time.monotonic(), 0, 0
     while step < stage.end:
         batch = next(data)

@@ -26,6 +26,7 @@ from mmfuser_jax.train.optim import (
     split_trainable,
     unflatten,
 )
+from mmfuser_jax.types import Leaf
 
 LOG = logging.getLogger(__name__)
 
@@ -41,10 +42,10 @@ class TrainState:
       rng: uint32[2], key data; the key of a step is its fold_in with `step`, so that a resumed run draws the same.
     """
 
-    step: Any
+    step: Leaf
     params: Any
     opt_state: optax.OptState
-    rng: Any
+    rng: Leaf
 
 
 def initial_params(model: VLM, seed: int, mesh: Mesh, init_from: str = "") -> Any:

@@ -22,9 +22,11 @@ Metrics = dict[str, jax.Array]
 
 
 def make_train_step(
-    model: VLM, config: OptimizerConfig, mesh: Mesh
+    model: VLM, config: OptimizerConfig, mesh: Mesh, state: TrainState
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """Jitted (state, batch) → (state, metrics). The given state's buffers are reused.
+    """Jitted (state, batch) → (state, metrics), for states placed like `state`.
+
+    The new state keeps the placement (left alone, the compiler would choose one) and reuses the old one's buffers.
 
     Metrics: `loss` (nats per supervised token of the global batch), `accuracy` (of supervised tokens), `tokens`
     (supervised), `grad_norm` (before clipping).
@@ -52,4 +54,5 @@ def make_train_step(
         params = unflatten({**frozen, **trained})
         return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
-    return jax.jit(step, donate_argnums=0)
+    placement = jax.tree.map(lambda x: x.sharding, state)
+    return jax.jit(step, donate_argnums=0, out_shardings=(placement, sharding.replicated(mesh)))
