@@ -22,7 +22,7 @@ from mmfuser_jax.generate import Engine, Sampling
 from mmfuser_jax.model_folder import ModelCard
 from mmfuser_jax.models import VLM
 from mmfuser_jax.models.params import abstract_params
-from mmfuser_jax.types import Batch, VisualFeatures
+from mmfuser_jax.types import IMAGE_TOKEN_INDEX, Batch, VisualFeatures
 
 NO_TOKEN = -1
 """End token of a model without a tokenizer: never drawn."""
@@ -125,8 +125,11 @@ class VisionLanguageModel:
         self, input_ids: np.ndarray, pixel_values: np.ndarray | None = None, *, max_new_tokens: int = 64
     ) -> list[list[int]]:
         """Greedy new tokens (only) of every row of int[B, T], -200 for a picture; float[N, H, W, 3] pixels."""
-        features = None if pixel_values is None else self.engine.encode_images(np.asarray(pixel_values))
-        counts = [int(np.sum(row == -200)) for row in np.asarray(input_ids)]
+        counts = [int(np.sum(row == IMAGE_TOKEN_INDEX)) for row in np.asarray(input_ids)]
+        given = 0 if pixel_values is None else len(pixel_values)
+        if sum(counts) != given:
+            raise ValueError(f"{sum(counts)} image markers for {given} pictures")
+        features = self.engine.encode_images(np.asarray(pixel_values)) if given else None
         ends = np.cumsum(counts)
         rows = [range(end - count, end) for end, count in zip(ends, counts, strict=True)]
         return self.engine.generate(list(np.asarray(input_ids)), features, rows, max_new_tokens=max_new_tokens)

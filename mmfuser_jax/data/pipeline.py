@@ -132,8 +132,8 @@ def make_loader(
         grain.MapDataset.source(records)
         .seed(seed)
         .shuffle()
-        .repeat()[process_index::process_count]
-        .random_map(transform)
+        .repeat()
+        .random_map(transform)[process_index::process_count]  # drawn by global index: no two processes draw alike
         .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4 * batch_size))
         .batch(batch_size, drop_remainder=True, batch_fn=stack_rows)
     )

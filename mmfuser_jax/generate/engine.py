@@ -39,7 +39,7 @@ class Engine:
         chunks = []
         for start in range(0, len(pixels), batch_size):
             chunk = pixels[start : start + batch_size]
-            padded = _pad_rows(chunk, min(_round_up(len(chunk), 1), batch_size))
+            padded = _pad_rows(chunk, min(_power_of_two(len(chunk)), batch_size))
             chunks.append(_encode(self.model, self.params, padded)[: len(chunk)])
         return jnp.concatenate(chunks)
 
@@ -66,8 +66,11 @@ class Engine:
           batch_size: prompts decoded together. Prompts of like length go together; results keep their order.
 
         Raises:
-          ValueError: a prompt's markers and pictures differ in number.
+          ValueError: a prompt's markers and pictures differ in number, or there are no features of such a picture.
         """
+        known = 0 if features is None else len(features)
+        if any(index >= known for shown in pictures for index in shown):
+            raise ValueError(f"prompts show more pictures than the {known} that were given")
         patches = self.model.config.vision.patches
         expanded = [_expand(prompt, shown, patches) for prompt, shown in zip(prompts, pictures, strict=True)]
         order = sorted(range(len(prompts)), key=lambda i: len(expanded[i][0]))
@@ -92,7 +95,7 @@ class Engine:
         sampling: Sampling,
         key: jax.Array,
     ) -> np.ndarray:
-        rows = _round_up(len(prompts), 1)
+        rows = _power_of_two(len(prompts))
         length = -(-max(len(tokens) for tokens, _ in prompts) // BUCKET) * BUCKET
         tokens = np.full((rows, length), self.pad_id, np.int32)
         image_index = np.full((rows, length), -1, np.int32)
@@ -102,18 +105,15 @@ class Engine:
             tokens[row, : len(ids)], image_index[row, : len(ids)], lengths[row] = ids, index, len(ids)
             shown[row, : len(rows_shown)] = rows_shown
         out = _generate(
-            self.model, self.params, tokens, image_index, features, shown, lengths, key,
+            self.model, self.params, tokens, image_index, features, shown, lengths, len(prompts), key,
             max_new_tokens=max_new_tokens, sampling=sampling, eos_id=self.eos_id, pad_id=self.pad_id,
         )  # fmt: skip
         return np.asarray(out)
 
 
-def _round_up(count: int, least: int) -> int:
+def _power_of_two(count: int) -> int:
     """The next power of two, so that few batch shapes are compiled."""
-    size = least
-    while size < count:
-        size *= 2
-    return size
+    return 1 << (count - 1).bit_length()
 
 
 def _pad_rows(x: np.ndarray, rows: int) -> np.ndarray:
@@ -144,6 +144,7 @@ def _generate(
     features: Float[jax.Array, "n P D"] | None,
     pictures: Int[jax.Array, "B I"],
     lengths: Int[jax.Array, " B"],
+    live: int | jax.Array,
     key: jax.Array,
     *,
     max_new_tokens: int,
@@ -151,7 +152,7 @@ def _generate(
     eos_id: int,
     pad_id: int,
 ) -> Int[jax.Array, "B new"]:
-    """Prefills the padded prompts, then draws tokens until every row has ended or the limit is reached."""
+    """Prefills the padded prompts, then draws tokens until the first `live` rows have ended or the limit is reached."""
     rows, length = tokens.shape
     image_features = None if features is None else features[pictures].reshape(rows, -1, features.shape[-1])
     cache = model.config.llm.empty_cache(rows, length + max_new_tokens, model.dtype)
@@ -177,5 +178,6 @@ def _generate(
         token = jnp.where(done, pad_id, token)
         return step + 1, output.cache, token, drawn.at[:, step].set(token), done | (token == eos_id)
 
-    carry = (jnp.int32(1), cache, first, drawn, first == eos_id)
+    done = (first == eos_id) | (jnp.arange(rows) >= live)
+    carry = (jnp.int32(1), cache, first, drawn, done)
     return jax.lax.while_loop(unfinished, draw, carry)[3]

@@ -202,10 +202,15 @@ def _loader(run: _Run, stage: Stage) -> grain.IterDataset:
         load_records(stage.source, stage.split),
         ToRow(run.tokenizer, stage.row, stage.conversations, stage.augmentation),
         batch_size=batch_size,
-        seed=run.config.seed,
+        seed=_stage_seed(run.config.seed, stage.name),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+
+
+def _stage_seed(seed: int, name: str) -> int:
+    """Stages over the same data must not see it in the same order."""
+    return int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1)[0])
 
 
 def _save(run: _Run, stage: Stage, step: int, state: TrainState, data: grain.DatasetIterator) -> None:
