@@ -10,16 +10,19 @@ DEMO := runs/demo
 
 .PHONY: demo test ablate lint clean
 
-$(VENV)/bin/python:
+$(VENV)/.pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	touch $@
 
-$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.demo: pyproject.toml | $(VENV)/.pip
+	@echo "Installing JAX and what the demo needs; this downloads a few hundred MB once."
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	touch $@
 
-$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.test: pyproject.toml | $(VENV)/.pip
+	@echo "Installing JAX and what the tests need; this downloads a few hundred MB once."
 	$(BIN)/python -m pip install --quiet --editable '.[demo,test]'
 	touch $@
 

@@ -38,6 +38,7 @@ def run(model: VlmConfig, stages: dict[str, ConfigDict], **fields: Any) -> Confi
             "test_split": "test",
         }
     )
+    config.lock()
     config.update(fields)
     return config
 
@@ -68,5 +69,6 @@ def stage(source: str, rules: tuple[tuple[str, float | None], ...], steps: int, 
             "clip_norm": 0.0,
         }
     )
+    config.lock()
     config.update(fields)
     return config

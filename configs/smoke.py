@@ -13,7 +13,7 @@ from configs import easy_vqa
 def get_config(arg: str = "mmfuser") -> ConfigDict:
     """`arg` as in configs/easy_vqa.py."""
     config = easy_vqa.get_config(arg)
-    for name, steps in (("encoder", 10), ("language", 5), ("pretrain", 10), ("finetune", 15)):
+    for name, steps in (("encoder", 15), ("language", 5), ("pretrain", 5), ("finetune", 15)):
         config.stages[name].steps = steps
         config.stages[name].batch_size = 8
     config.log_every = 1

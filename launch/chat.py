@@ -17,6 +17,7 @@ flags.mark_flag_as_required("model")
 
 
 def main() -> None:
+    """Answers the prompts, or talks."""
     import mmfuser_jax as mm
     from mmfuser_jax.data.images import open_image
     from mmfuser_jax.generate import Sampling

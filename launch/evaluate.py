@@ -18,6 +18,7 @@ flags.mark_flags_as_required(["model", "benchmark"])
 
 
 def main() -> None:
+    """Scores the model."""
     from mmfuser_jax.evaluate.benchmarks import run_benchmark
 
     out = Path(_OUT.value or Path(_MODEL.value) / f"{_BENCHMARK.value}_{_SPLIT.value}")

@@ -16,6 +16,7 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
+    """Trains and evaluates."""
     from mmfuser_jax.jobs.main import train_and_evaluate
 
     train_and_evaluate(_CONFIG.value.to_dict(), Path(_WORKDIR.value))

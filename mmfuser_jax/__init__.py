@@ -1,8 +1,8 @@
-"""Vision-language models with MMFuser in JAX: train, convert, evaluate, serve.
+"""Vision-language models with MMFuser in JAX: train, evaluate, ask.
 
     import mmfuser_jax as mm
     vlm = mm.load("runs/demo")
-    vlm.generate(["What color is the shape?"], [image], max_new_tokens=8)
+    vlm.generate(["what color is the shape?"], [image], max_new_tokens=8)
 
 Names are imported when first used, so that data-loader workers that need only `mmfuser_jax.data` stay light.
 """

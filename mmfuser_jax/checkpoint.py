@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
 import grain
-import jax
 import orbax.checkpoint as ocp
 
 PARAMS, TRAIN, DATA, META = "params", "train", "data", "meta"
@@ -15,16 +13,6 @@ PARAMS, TRAIN, DATA, META = "params", "train", "data", "meta"
 
 class CheckpointError(ValueError):
     """A checkpoint is missing or does not fit what it is restored into."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Restored:
-    """What a checkpoint held; `train` and `meta` as they were given to `save`."""
-
-    step: int
-    params: Any
-    train: Any
-    meta: dict[str, Any]
 
 
 class Checkpoints:
@@ -66,8 +54,11 @@ class Checkpoints:
             ),
         )
 
-    def restore(self, step: int, *, params: Any, train: Any, data: grain.DatasetIterator) -> Restored:
+    def restore(self, step: int, *, params: Any, train: Any, data: grain.DatasetIterator) -> tuple[Any, Any]:
         """Reads step `step` into the shapes, dtypes and shardings of abstract `params` and `train`, and moves `data`.
+
+        Returns:
+          (params, train).
 
         Raises:
           CheckpointError: the checkpoint's tree or shapes differ from what is asked for.
@@ -75,14 +66,13 @@ class Checkpoints:
         args = {
             PARAMS: ocp.args.StandardRestore(params),
             TRAIN: ocp.args.StandardRestore(train),
-            META: ocp.args.JsonRestore(),
             DATA: grain.checkpoint.CheckpointRestore(data),
         }
         try:
             items = self._manager.restore(step, args=ocp.args.Composite(**args))
         except (ValueError, KeyError) as error:
             raise CheckpointError(f"{self._folder / str(step)} does not fit this run: {_first_line(error)}") from error
-        return Restored(step, items[PARAMS], items[TRAIN], items[META])
+        return items[PARAMS], items[TRAIN]
 
     def wait(self) -> None:
         """Returns when every save has reached the disk."""
@@ -115,11 +105,6 @@ def restore_params(folder: Path, params: Any, step: int | None = None) -> tuple[
         except (ValueError, KeyError) as error:
             raise CheckpointError(f"{folder / str(step)} does not fit this model: {_first_line(error)}") from error
     return items[PARAMS], step
-
-
-def abstract(tree: Any) -> Any:
-    """Shapes, dtypes and shardings of a tree of arrays, to restore into."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
 def _first_line(error: Exception) -> str:

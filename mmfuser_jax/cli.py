@@ -48,6 +48,8 @@ def _log_to_stderr() -> None:
 def _guarded(main: Callable[[], Any]) -> None:
     try:
         main()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except USER_ERRORS as error:
         if _DEBUG.value:
             raise
@@ -58,7 +60,10 @@ def _parse(args: Sequence[str]) -> list[str]:
     """Flags and the config program; a wrong field, value or program is one line."""
     debug = any(arg in ("--debug", "--debug=true") for arg in args)
     try:
-        return flags.FLAGS(list(args))
+        rest = flags.FLAGS(list(args))
+        if len(rest) == 1:
+            return rest
+        print(f"error: {' '.join(rest[1:])!r} belongs to no flag; quote values with blanks", file=sys.stderr)
     except flags.Error as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
     except (AttributeError, TypeError, *USER_ERRORS) as error:

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+from mmfuser_jax import files
 from mmfuser_jax.models import VlmConfig
 
 CHECKPOINTS = "checkpoints"
@@ -38,7 +39,7 @@ class ModelCard:
 def write_card(folder: Path, card: ModelCard) -> None:
     """Writes `model.json`."""
     text = json.dumps(dataclasses.asdict(card), indent=2)
-    (folder / MODEL_FILE).write_text(text + "\n")
+    files.write_text(folder / MODEL_FILE, text + "\n")
 
 
 def read_card(folder: Path) -> ModelCard:
@@ -58,5 +59,11 @@ def read_card(folder: Path) -> ModelCard:
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
-    """Copies a tokenizer's files, so that the model folder is complete by itself."""
+    """Copies a tokenizer's files, so that the model folder is complete by itself.
+
+    Raises:
+      ModelFolderError: there is no such folder.
+    """
+    if not source.is_dir():
+        raise ModelFolderError(f"{source}: no tokenizer folder")
     shutil.copytree(source, folder / TOKENIZER, dirs_exist_ok=True)

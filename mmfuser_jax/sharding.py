@@ -49,7 +49,6 @@ RULES: Rules = {
     "activation_kv_heads": "tensor",
     "activation_mlp": "tensor",
     "activation_vocab": "tensor",
-    "images": None,
     "patches": None,
     "pixels": None,
 }

@@ -32,6 +32,7 @@ def launch(script, *args):
             "the argument is mmfuser, llava or base",
         ),
         (["train", "--config=configs/smoke.py"], 2, "workdir"),
+        (["chat", "--model={tmp}", "--prompt", "what", "color"], 2, "'color' belongs to no flag"),
         (
             ["train", "--config=configs/smoke.py", "--workdir={tmp}", "--config.dtype=int7"],
             1,

@@ -104,6 +104,8 @@ def test_broken_records_are_named(record, match):
 def test_llava_turns_need_text():
     with pytest.raises(RecordError, match="record x: turn 0 needs text"):
         turns_from_llava([{"from": "human", "value": 3}], "x")
+    with pytest.raises(RecordError, match="unknown role 'system'"):
+        turns_from_llava([{"from": "system", "value": "hi"}])
 
 
 def test_expand_images():
@@ -205,18 +207,19 @@ def test_easy_vqa_splits():
 def test_captions_say_what_the_answers_say():
     """Every caption agrees with every answer about its picture, and every match with the caption."""
     questions = {record.id: record for record in load_records("easy_vqa/questions", "train")}
-    for record in load_records("easy_vqa/captions", "train"):
+    for record in load_records("easy_vqa/matches", "train"):
         (_, color, shape) = record.conversations[0][1].text.split()
         for turns, tag in zip(questions[record.id].conversations, questions[record.id].tags, strict=True):
             if tag["type"] != "yes/no":
                 assert turns[1].text == {"color": color, "shape": shape}[tag["type"]]
+        assert len(record.conversations) == 12
         for turns in record.conversations[1:]:
             word = turns[0].text.removeprefix("<image>\n").removesuffix("?")
             assert turns[1].text == ("yes" if word in (color, shape) else "no")
 
 
 def make_transform(tokenizer, conversations=2):
-    row = RowFormat("short", 120, 1, 16, 32, "square", (0.5, 0.5, 0.5))
+    row = RowFormat("short", 16, 32, "square", (0.5, 0.5, 0.5), length=120)
     return ToRow(tokenizer, row, conversations, Augmentation(2, True))
 
 
@@ -256,21 +259,30 @@ def test_pipeline_is_a_function_of_its_seed_and_resumes_anywhere(records, words)
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 def test_every_record_once_per_epoch_over_all_hosts(records, words, hosts):
-    transform = make_transform(words, conversations=1)
-    seen = []
+    row = RowFormat("short", 16, 32, "square", (0.5, 0.5, 0.5), length=120)
+    transform = ToRow(words, row, 1, Augmentation())
+    share = len(records) // hosts
+    epochs = [[], []]
     for host in range(hosts):
-        stream = iter(make_loader(records, transform, batch_size=1, seed=0, process_index=host, process_count=hosts))
-        seen.append(
-            [
-                batch.pixels[0].mean(axis=(0, 1, 2)).round(1).tobytes()
-                for batch in take(stream, 2 * len(records) // hosts)
-            ]
+        loader = make_loader(records, transform, batch_size=1, seed=0, process_index=host, process_count=hosts)
+        seen = [batch.pixels.tobytes() for batch in take(iter(loader), 2 * share)]
+        epochs[0] += seen[:share]
+        epochs[1] += seen[share:]
+    everything = sorted(transform.random_map(r, np.random.default_rng(0)).pixels.tobytes() for r in records)
+    assert len(set(everything)) == len(records)
+    assert sorted(epochs[0]) == sorted(epochs[1]) == everything
+    assert epochs[0] != epochs[1]
+
+
+def test_augmentation_does_not_depend_on_the_number_of_hosts(records, words):
+    def batches(host, hosts):
+        loader = make_loader(
+            records, make_transform(words), batch_size=1, seed=0, process_index=host, process_count=hosts
         )
-    epoch = len(records) // hosts
-    first = [x for host in seen for x in host[:epoch]]
-    second = [x for host in seen for x in host[epoch:]]
-    assert len(first) == len(second) == len(records)
-    assert first != second
+        return take(iter(loader), 8)
+
+    alone, first, second = batches(0, 1), batches(0, 2), batches(1, 2)
+    assert all(same(alone[2 * i], first[i]) and same(alone[2 * i + 1], second[i]) for i in range(4))
 
 
 def test_a_broken_picture_names_its_record(records, words, tmp_path):

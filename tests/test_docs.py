@@ -25,7 +25,7 @@ def test_module_imports(name):
 
 
 LAYERS = (
-    {"types", "cli"},
+    {"types", "cli", "files"},
     {"ops", "sharding", "checkpoint"},
     {"models", "data"},
     {"presets", "model_folder"},

@@ -107,6 +107,8 @@ def test_the_facade_answers_by_text_and_by_ids(workdir):
         assert logits[0, -1].argmax() == ids[0][0]
     with pytest.raises(ValueError, match="1 image markers for 0 pictures"):
         vlm.logits(prompt[None])
+    with pytest.raises(ValueError, match="1 image markers for 0 pictures"):
+        vlm.generate_ids(prompt[None])
     with pytest.raises(ValueError, match="2 prompts for 1 image"):
         vlm.generate(["a", "b"], [None])
 
@@ -126,7 +128,7 @@ def test_loading_mistakes_are_named(workdir, tmp_path):
     with pytest.raises(CheckpointError, match="no checkpoint of step 7"):
         mm.load(workdir, step=7)
     (tmp_path / "model.json").write_text('{"config": {"vision": {"widht": 3}}}')
-    with pytest.raises(ModelFolderError, match=r"model\.json: .*"):
+    with pytest.raises(ModelFolderError, match=r"model\.json: model\.vision has no field widht"):
         mm.load(tmp_path)
 
 
@@ -153,16 +155,21 @@ def test_chat_keeps_or_forgets_history(workdir):
     assert seen == [1, 3, 1, 1, 1]
 
 
-def test_ablation_trains_both_arms_from_one_encoder(tmp_path):
-    config = tiny_run(steps=4, test_source="easy_vqa/questions", test_split="validation", max_new_tokens=2)
-    result = run_ablation(config.to_dict(), tmp_path, [0])
+def test_ablation_trains_both_arms_from_one_base(tmp_path):
+    on = tiny_run(steps=4, test_source="easy_vqa/questions", test_split="validation", max_new_tokens=2)
+    off = on.copy_and_resolve_references()
+    off.model.fuser = None
+    off.stages.encoder.rules = ((".*", 1e-3),)
+    result = run_ablation(off.to_dict(), on.to_dict(), tmp_path, [0])
     assert [(run["seed"], run["fuser"]) for run in result["runs"]] == [(0, "off"), (0, "on")]
     assert result["runs"][0]["fused_share"] == 0
     accuracy = [run["accuracy"] for run in result["runs"]]
     assert result["difference"]["mean"] == pytest.approx(accuracy[1] - accuracy[0])
     before = (tmp_path / "seed0" / "fuser_on" / "eval.json").stat().st_mtime_ns
-    assert run_ablation(config.to_dict(), tmp_path, [0]) == result
+    assert run_ablation(off.to_dict(), on.to_dict(), tmp_path, [0]) == result
     assert (tmp_path / "seed0" / "fuser_on" / "eval.json").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="once without and once with a fuser"):
+        run_ablation(on.to_dict(), on.to_dict(), tmp_path, [0])
 
 
 def test_curves_need_no_validation(tmp_path):

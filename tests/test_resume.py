@@ -61,12 +61,14 @@ def test_killed_twice_equals_never_stopped(tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     first = start(straight)
     second = start(killed)
-    kill_after(second, killed, 13)  # in the first stage, after the checkpoint of step 10
+    kill_after(second, killed, 13)  # in the middle of the first stage, after the checkpoint of step 10
     third = start(killed)
-    kill_after(third, killed, 27)  # in the last stage, after the checkpoint of step 25
+    kill_after(third, killed, 33)  # in the middle of the last stage, after the checkpoint of step 30
     assert start(killed).wait() == 0, (tmp_path / "killed.log").read_text()
     assert first.wait() == 0, (tmp_path / "straight.log").read_text()
-    assert "resumed at step" in (tmp_path / "killed.log").read_text()
+    log = (tmp_path / "killed.log").read_text()
+    assert "resumed at step 10 of stage encoder" in log
+    assert "resumed at step 30 of stage finetune" in log
 
     def deterministic(workdir):
         return [{key: value for key, value in row.items() if key not in WALL_CLOCK} for row in rows(workdir)]

@@ -1,4 +1,4 @@
-"""From records on disk to batches of NumPy arrays. Nothing here touches a device, so that loader workers may import it."""
+"""From records on disk to batches of NumPy arrays. Nothing here touches a device: loader workers import it."""
 
 from mmfuser_jax.data.conversation import TEMPLATES, encode_conversation, encode_prompt
 from mmfuser_jax.data.images import preprocess_image

@@ -71,6 +71,8 @@ def render(turns: Sequence[Turn], template: Template) -> list[Piece]:
     >>> render([Turn("human", "<image>\\nWhat?"), Turn("gpt", "A cat.")], TEMPLATES["short"])
     [("USER: <image>\\nWhat? ASSISTANT: ", False), ("A cat.</s>", True)]
     """
+    if not turns:
+        return []
     if template.plain:
         pieces: list[Piece] = [(IMAGE_MARKER * turns[0].text.count(IMAGE_MARKER), False)]
         return pieces + [(turn.text + template.end, True) for turn in turns[1:2]]
@@ -99,7 +101,7 @@ def encode_pieces(pieces: Sequence[Piece], tokenizer: Tokenizer) -> tuple[np.nda
     touches no supervised piece.
     """
     text = "".join(piece for piece, _ in pieces)
-    flags = np.repeat([flag for _, flag in pieces], [len(piece) for piece, _ in pieces])
+    flags: Any = np.repeat([flag for _, flag in pieces], [len(piece) for piece, _ in pieces]) if pieces else []
     supervised_before = np.append(0, np.cumsum(flags)).tolist()
     ids, labels = [tokenizer.bos_id], [IGNORE_INDEX]
     start = 0
@@ -133,7 +135,7 @@ def encode_conversation(
       input_ids, labels: int32[T]; a picture is one IMAGE_TOKEN_INDEX (-200), unsupervised labels are IGNORE_INDEX (-100).
 
     Raises:
-      RecordError: entries without text under "from" and "value".
+      RecordError: entries without text under "from" and "value", or of an unknown role.
       ValueError: no such template.
     """
     ids, labels = encode_pieces(render(turns_from_llava(conversations), get_template(template)), tokenizer)

@@ -51,14 +51,19 @@ def fit_image(
     Raises:
       ValueError: unknown aspect.
     """
-    if aspect not in ASPECTS:
-        raise ValueError(f"aspect {aspect!r} is not one of {', '.join(ASPECTS)}")
+    check_aspect(aspect)
     image = image.convert("RGB")
     if aspect == "pad":
         image = _pad_to_square(image, tuple(int(channel * 255) for channel in mean))
     image = _resize_short_side(image, image_size)
     left, top = (image.width - image_size) // 2, (image.height - image_size) // 2
     return np.asarray(image.crop((left, top, left + image_size, top + image_size)))
+
+
+def check_aspect(aspect: str) -> None:
+    """Raises ValueError where there is no such rule; the message lists those there are."""
+    if aspect not in ASPECTS:
+        raise ValueError(f"aspect {aspect!r} is not one of {', '.join(ASPECTS)}")
 
 
 def _pad_to_square(image: Image.Image, color: tuple[int, ...]) -> Image.Image:

@@ -23,21 +23,21 @@ class RowFormat:
 
     Attributes:
       template: key of `conversation.TEMPLATES`.
-      length: T, slots of a row.
-      images: I, pictures of a row.
       patches: P, slots of a picture.
       image_size: height and width in pixels.
       aspect: see `images.fit_image`.
       image_mean: padding colour.
+      length: T, slots of a row; not used where nothing is packed.
+      images: I, pictures of a row; likewise.
     """
 
     template: str
-    length: int
-    images: int
     patches: int
     image_size: int
     aspect: str
     image_mean: tuple[float, float, float]
+    length: int = 0
+    images: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

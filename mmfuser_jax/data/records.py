@@ -76,12 +76,14 @@ def turns_from_llava(conversation: Sequence[Mapping[str, Any]], record: str = "?
     """Turns of a LLaVA conversation: a list of {"from": role, "value": text}.
 
     Raises:
-      RecordError: an entry lacks a key or has a value that is not text.
+      RecordError: an entry lacks a key, has a value that is not text, or an unknown role.
     """
     turns = []
     for index, entry in enumerate(conversation):
         role, text = entry.get("from"), entry.get("value")
         if not isinstance(role, str) or not isinstance(text, str):
             raise RecordError(f"record {record}: turn {index} needs text under 'from' and 'value'")
+        if role not in ROLES:
+            raise RecordError(f"record {record}: unknown role {role!r} in turn {index}; known: {', '.join(ROLES)}")
         turns.append(Turn(role, text))
     return tuple(turns)

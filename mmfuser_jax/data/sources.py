@@ -20,6 +20,11 @@ def load_records(source: str, split: str) -> list[Record]:
     Raises:
       ValueError: no such source or split; the message lists those there are.
     """
+    check_source(source)
+    return SOURCES[source](split)
+
+
+def check_source(source: str) -> None:
+    """Raises ValueError where there is no such source; the message lists those there are."""
     if source not in SOURCES:
         raise ValueError(f"no data source {source!r}; there are {', '.join(SOURCES)}")
-    return SOURCES[source](split)

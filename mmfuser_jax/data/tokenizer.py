@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tokenizers
-from tokenizers import models, pre_tokenizers, trainers
+from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +76,10 @@ def load_tokenizer(folder: str | Path) -> Tokenizer:
 
 
 def train_word_tokenizer(texts: Iterable[str], folder: Path) -> Tokenizer:
-    """Writes and returns a tokenizer whose tokens are the words and punctuation marks of `texts`, for small worlds."""
+    """Writes and returns a tokenizer whose tokens are the lower-case words and marks of `texts`, for small worlds."""
     specials = ["<unk>", "<s>", "</s>"]
     tokenizer = tokenizers.Tokenizer(models.WordLevel(unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=specials, show_progress=False))
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,12 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from mmfuser_jax.data.images import open_image
 from mmfuser_jax.evaluate.runner import Prediction
@@ -27,7 +24,8 @@ def plot_curves(rows: Sequence[Row], path: Path) -> None:
     """Loss, token accuracy and validation accuracy over steps, with a band per stage."""
     training = [row for row in rows if "loss" in row]
     validated = [row for row in rows if "validation" in row]
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(9, 6), sharex=True, layout="constrained")
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True)
     steps = [row["step"] for row in training]
     top.plot(steps, [row["loss"] for row in training], lw=0.8)
     top.set(ylabel="loss (nats per token)", yscale="log", title="Training")
@@ -44,7 +42,6 @@ def plot_curves(rows: Sequence[Row], path: Path) -> None:
         axes.grid(alpha=0.3)
         _mark_stages(axes, training)
     figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 def _mark_stages(axes: Axes, rows: Sequence[Row]) -> None:
@@ -66,7 +63,8 @@ def plot_predictions(predictions: Sequence[Prediction], path: Path, count: int =
     right = [shown[i] for i in order if shown[i].correct][: count - len(wrong)]
     columns = 6
     rows = -(-(len(wrong) + len(right)) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(2.2 * columns, 2.6 * rows), layout="constrained", squeeze=False)
+    figure = Figure(figsize=(2.2 * columns, 2.6 * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
     for cell in axes.flat:
         cell.axis("off")
     for cell, prediction in zip(axes.flat, wrong + right, strict=False):
@@ -82,7 +80,6 @@ def plot_predictions(predictions: Sequence[Prediction], path: Path, count: int =
         f"Test questions; {total} of {len(shown)} answered wrongly, {len(wrong)} of them shown first", fontsize=9
     )
     figure.savefig(path, dpi=100)
-    plt.close(figure)
 
 
 def _wrap(text: str, width: int = 24) -> str:
@@ -111,10 +108,8 @@ def plot_fuser(images: Sequence[np.ndarray], features: VisualFeatures, grid: tup
     added = fused - query
     stages = [*levels, query, fused]
     titles = [*(f"level {i + 1}" for i in range(len(levels))), "query", "fused", "added"]
-    figure, axes = plt.subplots(
-        len(images), len(titles) + 1, figsize=(1.5 * (len(titles) + 1), 1.7 * len(images)), layout="constrained",
-        squeeze=False,
-    )  # fmt: skip
+    figure = Figure(figsize=(1.5 * (len(titles) + 1), 1.7 * len(images)), layout="constrained")
+    axes = figure.subplots(len(images), len(titles) + 1, squeeze=False)
     for row, image in enumerate(images):
         axes[row][0].imshow(image)
         maps = [np.abs(stage[row] - stage[row].mean(axis=0)).mean(axis=-1) for stage in stages]
@@ -128,10 +123,3 @@ def plot_fuser(images: Sequence[np.ndarray], features: VisualFeatures, grid: tup
     for cell in axes.flat:
         cell.set(xticks=[], yticks=[])
     figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def fused_share(features: VisualFeatures) -> float:
-    """Norm of what the fuser adds over the norm of the query, over all patches given."""
-    query = np.asarray(features.query)
-    return float(np.linalg.norm(np.asarray(features.fused) - query) / np.linalg.norm(query))

@@ -10,12 +10,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mmfuser_jax import files
 from mmfuser_jax.evaluate.runner import Prediction
 
 
 def write_eval(path: Path, scores: Mapping[str, Any]) -> None:
     """Writes scores as JSON."""
-    path.write_text(json.dumps(scores, indent=2) + "\n")
+    files.write_text(path, json.dumps(scores, indent=2) + "\n")
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction]) -> None:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+import numpy as np
 
+from mmfuser_jax.data.images import open_image
 from mmfuser_jax.data.pipeline import RowFormat
 from mmfuser_jax.data.sources import load_records
-from mmfuser_jax.evaluate import plots, report
+from mmfuser_jax.evaluate import report
 from mmfuser_jax.evaluate.runner import Prediction, predict
 from mmfuser_jax.evaluate.scorers import exact_match
 from mmfuser_jax.facade import VisionLanguageModel
+from mmfuser_jax.types import VisualFeatures
 
 LOG = logging.getLogger(__name__)
 
@@ -42,7 +44,11 @@ def evaluate(
     """
     config = vlm.model.config
     row = RowFormat(
-        vlm.card.template, 0, 1, config.vision.patches, config.vision.image_size, vlm.card.aspect, config.image_mean
+        template=vlm.card.template,
+        patches=config.vision.patches,
+        image_size=config.vision.image_size,
+        aspect=vlm.card.aspect,
+        image_mean=config.image_mean,
     )
     tokenizer = vlm.tokenizer
     if tokenizer is None:
@@ -53,18 +59,46 @@ def evaluate(
     scores = {"benchmark": source, "split": split, **exact_match(predictions), **(extra or {})}
     out.mkdir(parents=True, exist_ok=True)
     report.write_predictions(out / "predictions.jsonl", predictions)
-    plots.plot_predictions(predictions, out / "predictions.png")
-    if config.fuser is not None:
-        scores["fused_share"] = _picture_fuser(vlm, predictions, out / "fuser.png")
+    scores |= _draw(vlm, predictions, out)
     report.write_eval(out / "eval.json", scores)
     report.print_table(scores, f"{source} {split}")
     return scores
 
 
-def _picture_fuser(vlm: VisionLanguageModel, predictions: list[Prediction], path: Path, count: int = 5) -> float:
-    """Writes the fuser's picture for the first pictures, and returns the fused branch's share over the first 100."""
+def _draw(vlm: VisionLanguageModel, predictions: list[Prediction], out: Path, count: int = 5) -> dict[str, float]:
+    """Draws answers and, with a fuser, what it adds; returns the fused branch's share over the first 100 pictures."""
+    plots = _plots()
+    if plots is not None:
+        plots.plot_predictions(predictions, out / "predictions.png")
+    if vlm.model.config.fuser is None:
+        return {}
     paths = list(dict.fromkeys(p.image for p in predictions if p.image is not None))[:100]
-    images = [Image.open(path) for path in paths]
+    images = [open_image(path) for path in paths]
     features = vlm.visual_features(images)
-    plots.plot_fuser([vlm.preprocess(image) for image in images[:count]], features, vlm.model.config.vision.grid, path)
-    return plots.fused_share(features)
+    if plots is not None:
+        shown = [vlm.preprocess(image) for image in images[:count]]
+        plots.plot_fuser(shown, features, vlm.model.config.vision.grid, out / "fuser.png")
+    return {"fused_share": fused_share(features)}
+
+
+def fused_share(features: VisualFeatures) -> float:
+    """Norm of what the fuser adds over the norm of the query, over all patches given."""
+    query = np.asarray(features.query)
+    return float(np.linalg.norm(np.asarray(features.fused) - query) / np.linalg.norm(query))
+
+
+def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draws the curves of a run where matplotlib is installed."""
+    plots = _plots()
+    if plots is not None:
+        plots.plot_curves(rows, path)
+
+
+def _plots() -> Any:
+    """The plotting module, or None with a warning: pictures are no reason to lose a finished run."""
+    try:
+        from mmfuser_jax.evaluate import plots
+    except ImportError:
+        LOG.warning("no pictures without matplotlib; run: pip install 'mmfuser-jax[demo]'")
+        return None
+    return plots

@@ -13,6 +13,7 @@ from rich.progress import Progress
 from mmfuser_jax.data import Record, Tokenizer, encode_prompt
 from mmfuser_jax.data.images import fit_image, open_image
 from mmfuser_jax.data.pipeline import RowFormat
+from mmfuser_jax.data.records import IMAGE_MARKER
 from mmfuser_jax.generate import Engine
 
 CHUNK = 100
@@ -103,7 +104,7 @@ def _predict_chunk(
         yield Prediction(
             record=record.id,
             image=record.images[0] if record.images else None,
-            question=turns[-2].text.replace("<image>", "").strip(),
+            question=turns[-2].text.replace(IMAGE_MARKER, "").strip(),
             truth=turns[-1].text,
             answer=tokenizer.decode(ids),
             tags=record.tags[i] if record.tags else {},

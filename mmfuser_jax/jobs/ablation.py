@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,53 +11,48 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mmfuser_jax import files
 from mmfuser_jax.jobs.main import train_and_evaluate
 
 ARMS = ("off", "on")
 
 
-def run_ablation(config: Mapping[str, Any], workdir: Path, seeds: Sequence[int]) -> dict[str, Any]:
+def run_ablation(off: Mapping[str, Any], on: Mapping[str, Any], workdir: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """Trains and scores both arms for every seed, writes ablation.json and prints the table.
 
     The arms of a seed share the stages that bypass the fuser: with and without one those are the same computation.
     They then differ in nothing but the fuser. Runs that are finished are only read.
 
+    Args:
+      off, on: the recipe without and with the fuser, stage by stage alike.
+      workdir: gets a folder per seed.
+      seeds: the recipe is repeated for each.
+
     Returns:
       What ablation.json holds: {"runs": [one per seed and arm], "off" | "on" | "difference": {"mean", "spread"}}.
+
+    Raises:
+      ValueError: the arms have other stages, or `off` has a fuser, or `on` has none.
     """
+    if off["stage_order"] != on["stage_order"] or off["model"]["fuser"] or not on["model"]["fuser"]:
+        raise ValueError("an ablation needs the same stages twice, once without and once with a fuser")
+    shared = tuple(name for name in on["stage_order"] if not on["stages"][name]["fuser"])
+    rest = tuple(name for name in on["stage_order"] if name not in shared)
     runs = []
     for seed in seeds:
         base = workdir / f"seed{seed}" / "base"
-        shared = tuple(name for name in config["stage_order"] if not config["stages"][name]["fuser"])
-        rest = tuple(name for name in config["stage_order"] if name not in shared)
-        train_and_evaluate({**_arm(config, "off"), "seed": seed, "stage_order": shared, "test_source": ""}, base)
-        for arm in ARMS:
+        train_and_evaluate({**off, "seed": seed, "stage_order": shared, "test_source": ""}, base)
+        for arm, config in zip(ARMS, (off, on), strict=True):
             out = workdir / f"seed{seed}" / f"fuser_{arm}"
-            given = {**_arm(config, arm), "seed": seed, "stage_order": rest, "init_from": str(base)}
-            if not (out / "eval.json").exists():
-                train_and_evaluate(given, out)
-            scores = json.loads((out / "eval.json").read_text())
+            given = {**config, "seed": seed, "stage_order": rest, "init_from": str(base)}
+            scores = train_and_evaluate(given, out)
             by_type = {name: share["accuracy"] for name, share in scores["by_type"].items()}
             share = scores.get("fused_share", 0.0)
             runs.append({"seed": seed, "fuser": arm, "accuracy": scores["accuracy"], **by_type, "fused_share": share})
     result = {"runs": runs, **_summary(runs)}
-    (workdir / "ablation.json").write_text(json.dumps(result, indent=2) + "\n")
+    files.write_text(workdir / "ablation.json", json.dumps(result, indent=2) + "\n")
     _print(result)
     return result
-
-
-def _arm(config: Mapping[str, Any], arm: str) -> dict[str, Any]:
-    """The recipe itself, or without the fuser: no module, and no mention of it in the tables."""
-    given = copy.deepcopy(dict(config))
-    if arm == "off":
-        given["model"]["fuser"] = None
-        for stage in given["stages"].values():
-            stage["rules"] = tuple(
-                (pattern.replace("(fuser|projector)/", "projector/"), rate)
-                for pattern, rate in stage["rules"]
-                if pattern != "fuser/"
-            )
-    return given
 
 
 def _summary(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmfuser_jax.data import Tokenizer
 from mmfuser_jax.data.sources import load_records
-from mmfuser_jax.evaluate import plots
-from mmfuser_jax.evaluate.run import evaluate
+from mmfuser_jax.evaluate import report
+from mmfuser_jax.evaluate.run import evaluate, plot_curves
 from mmfuser_jax.evaluate.runner import predict
 from mmfuser_jax.evaluate.scorers import exact_match
 from mmfuser_jax.facade import VisionLanguageModel
@@ -38,6 +39,8 @@ def make_validator(run: RunConfig) -> Validate:
 def train_and_evaluate(config: Mapping[str, Any], workdir: Path) -> dict[str, Any]:
     """Trains into `workdir`, scores the test split once, and writes eval.json, predictions.jsonl and the pictures.
 
+    A run that is finished and scored is only read.
+
     Returns:
       What eval.json holds.
 
@@ -46,7 +49,11 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: Path) -> dict[str, An
     """
     trained = train(config, workdir, make_validator(parse_run(config)))
     run = trained.run
-    plots.plot_curves(read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png")
+    if not trained.new_steps and (workdir / "eval.json").exists():
+        scores = json.loads((workdir / "eval.json").read_text())
+        report.print_table(scores, f"{workdir}, finished earlier")
+        return scores
+    plot_curves(read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png")
     if not run.test_source:
         return {}
     vlm = VisionLanguageModel(trained.card, trained.model, trained.params, trained.tokenizer, run.steps)

@@ -69,7 +69,7 @@ class Stack(nn.Module):
     """`depth` equal blocks, unrolled (`layers_0`, `layers_1`, …) or scanned (`layers`, stacked on a leading axis).
 
     A block maps (carry, per-layer input, *broadcast inputs) to (carry, per-layer output). Scanning compiles one block
-    whatever the depth; unrolling runs faster for small models on CPU. Both layouts convert into each other.
+    whatever the depth; unrolled layers can be named one by one.
 
     Attributes:
       make_block: builds one block from a name.

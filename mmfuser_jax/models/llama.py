@@ -193,7 +193,7 @@ class Llama(nn.Module):
         small = nn.initializers.normal(0.02)
         # Published models start at 0.02; a small model trained from nothing then loses which word it read, because the
         # first attention output drowns the embedding in the residual stream.
-        wide = nn.initializers.normal(0.5)
+        wide = nn.initializers.normal(0.02 if config.tied_head else 0.5)
         self.embedding = self.param("embedding", named(wide, "vocab", "embed"), (config.vocab_size, config.width))
         block = functools.partial(LlamaBlock, config, self.dtype)
         self.decoder = Stack(block, config.depth, config.scan_layers, self.remat)

@@ -61,9 +61,10 @@ class VlmConfig:
         """
         parts = {"vision": ClipVitConfig, "llm": LlamaConfig, "projector": ProjectorConfig, "fuser": FuserConfig}
         built: dict[str, Any] = dict(fields)
-        if built["llm"].get("rope_scaling") is not None:
-            scaling = _build(RopeScaling, built["llm"]["rope_scaling"], "model.llm.rope_scaling")
-            built["llm"] = {**built["llm"], "rope_scaling": scaling}
+        llm = built.get("llm")
+        if llm and llm.get("rope_scaling") is not None:
+            scaling = _build(RopeScaling, llm["rope_scaling"], "model.llm.rope_scaling")
+            built["llm"] = {**llm, "rope_scaling": scaling}
         for name, part in parts.items():
             if built.get(name) is not None:
                 built[name] = _build(part, built[name], f"model.{name}")

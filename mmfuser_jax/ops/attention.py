@@ -17,7 +17,7 @@ def attention(
 ) -> Float[jax.Array, "B T N H"]:
     """Scaled dot-product attention, softmax in float32; N must be a multiple of the G key/value heads.
 
-    A query that may look at nothing (a padding row) gets the plain mean of the values, not NaN.
+    A query that may look at nothing gets the plain mean of the values, not NaN.
     """
     return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="xla")
 

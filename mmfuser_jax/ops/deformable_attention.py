@@ -38,7 +38,7 @@ def deformable_attention(
       spatial_shapes: static (height, width) per level.
       sampling_locations: (x, y) in [0, 1] per batch, query, head, level and point; anything outside reads zeros.
       attention_weights: usually a softmax over levels and points jointly.
-      impl: "gather", "hat", or "auto" (the fastest measured on this platform).
+      impl: "gather", "hat", or "auto".
 
     Returns:
       float[B, Q, N*H], head-major, in the dtype of `value`. Arithmetic is float32 whatever comes in (float64 if any

@@ -75,4 +75,4 @@ def interact(chat: Chat) -> None:
         elif command.startswith("/"):
             print(HELP)
         elif line:
-            print(chat.ask(line))
+            print(chat.ask(line.replace(IMAGE_MARKER, "")))

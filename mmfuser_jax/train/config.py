@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmfuser_jax.data.conversation import get_template
+from mmfuser_jax.data.images import check_aspect
 from mmfuser_jax.data.pipeline import Augmentation, RowFormat
+from mmfuser_jax.data.sources import check_source
 from mmfuser_jax.models import VlmConfig
 from mmfuser_jax.models.layers import REMAT_POLICIES
 from mmfuser_jax.train.optim import OPTIMIZERS, OptimizerConfig, Rule
 
 DTYPES = ("float32", "bfloat16")
+
+RUN_NEUTRAL = ("mesh", "keep", "log_every", "checkpoint_every", "validate_every", "validation_records")
+"""Fields that may change when a run is resumed: they change what it costs and tells, not what it learns."""
 
 
 class ConfigError(ValueError):
@@ -114,10 +120,11 @@ def parse_run(config: Mapping[str, Any]) -> RunConfig:
             raise ConfigError(f"config.dtype={config['dtype']!r} is not one of {', '.join(DTYPES)}")
         if config["remat"] not in REMAT_POLICIES:
             raise ConfigError(f"config.remat={config['remat']!r} is not one of {', '.join(REMAT_POLICIES)}")
+        check_aspect(config["aspect"])
         stages = _parse_stages(config, model)
     except ConfigError:
         raise
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"config: {error}") from None
     for field in ("log_every", "checkpoint_every", "keep", "max_new_tokens"):
         if config[field] < 1:
@@ -144,10 +151,12 @@ def _parse_stage(name: str, config: Mapping[str, Any], model: VlmConfig, start: 
         if fields[field] < 1:
             raise ConfigError(f"config.stages.{name}.{field}={fields[field]} must be at least 1")
     get_template(fields["template"])
+    for source in (fields["source"], fields["validation"]):
+        check_source(source)
     if fields["optimizer"] not in OPTIMIZERS:
         known = ", ".join(OPTIMIZERS)
         raise ConfigError(f"config.stages.{name}.optimizer={fields['optimizer']!r} is not one of {known}")
-    rules = tuple(Rule(pattern, rate) for pattern, rate in fields["rules"])
+    rules = _parse_rules(name, fields["rules"])
     if not any(rule.learning_rate for rule in rules):
         raise ConfigError(f"config.stages.{name}.rules train nothing")
     return Stage(
@@ -183,6 +192,22 @@ def _parse_stage(name: str, config: Mapping[str, Any], model: VlmConfig, start: 
     )
 
 
+def _parse_rules(stage: str, rows: Any) -> tuple[Rule, ...]:
+    rules = []
+    for row in rows:
+        if not isinstance(row, list | tuple) or len(row) != 2 or not isinstance(row[0], str):
+            raise ConfigError(f"config.stages.{stage}.rules: {row!r} is not (pattern, learning rate or None)")
+        pattern, rate = row
+        if rate is not None and not isinstance(rate, int | float):
+            raise ConfigError(f"config.stages.{stage}.rules: learning rate {rate!r} of {pattern!r} is not a number")
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(f"config.stages.{stage}.rules: {pattern!r} is no regular expression ({error})") from None
+        rules.append(Rule(pattern, rate))
+    return tuple(rules)
+
+
 def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested config → {"stages.encoder.steps": 400, …}, for showing differences."""
     flat: dict[str, Any] = {}
@@ -192,14 +217,15 @@ def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any
 
 
 def check_unchanged(saved: Mapping[str, Any], given: Mapping[str, Any], workdir: Path) -> None:
-    """A workdir belongs to one config.
+    """A workdir belongs to one config, but for the fields in RUN_NEUTRAL.
 
     Raises:
       ConfigError: the configs differ; the message lists the fields.
     """
     old, new = flatten_config(saved), flatten_config(given)
     missing = object()
-    changed = [key for key in sorted({*old, *new}) if old.get(key, missing) != new.get(key, missing)]
+    compared = {key for key in (*old, *new) if key.split(".")[0] not in RUN_NEUTRAL}
+    changed = [key for key in sorted(compared) if old.get(key, missing) != new.get(key, missing)]
     if changed:
         fields = "; ".join(f"{key}: {old.get(key)!r} → {new.get(key)!r}" for key in changed)
         raise ConfigError(f"{workdir} holds a run of another config ({fields}); choose another --workdir or delete it")

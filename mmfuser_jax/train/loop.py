@@ -16,14 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mmfuser_jax import model_folder, sharding
+from mmfuser_jax import files, model_folder, sharding
 from mmfuser_jax.checkpoint import Checkpoints
 from mmfuser_jax.data import Tokenizer, load_tokenizer
 from mmfuser_jax.data.pipeline import ToRow, make_loader
+from mmfuser_jax.data.records import IMAGE_MARKER
 from mmfuser_jax.data.sources import load_records
 from mmfuser_jax.data.tokenizer import train_word_tokenizer
 from mmfuser_jax.models import VLM
-from mmfuser_jax.models.params import abstract_params
+from mmfuser_jax.models.params import abstract_params, boxed_params
 from mmfuser_jax.train.config import RunConfig, Stage, check_unchanged, parse_run
 from mmfuser_jax.train.metrics import MetricsWriter, describe
 from mmfuser_jax.train.optim import assign_rules, flatten, learning_rates
@@ -48,6 +49,7 @@ class Trained:
       run: its typed config.
       card, model, params, tokenizer: ready for the facade.
       train_seconds: wall-clock of all stages, compiling and validating included, over all resumed parts.
+      new_steps: steps trained by this call; 0 where the run was already finished.
     """
 
     run: RunConfig
@@ -56,6 +58,7 @@ class Trained:
     params: Any
     tokenizer: Tokenizer
     train_seconds: float
+    new_steps: int
 
 
 class _Run:
@@ -69,6 +72,9 @@ class _Run:
         self.mesh = sharding.make_mesh(**self.config.mesh)
         self.model = VLM(self.config.model, jnp.dtype(self.config.dtype), self.config.remat)
         self.tokenizer = _tokenizer(self.config, workdir)
+        paths = flatten(boxed_params(self.model))
+        for stage in self.config.stages:
+            assign_rules(paths, stage.optimizer.rules)
         self.card = _card(self.config)
         model_folder.write_card(workdir, self.card)
         self.checkpoints = Checkpoints(workdir / model_folder.CHECKPOINTS, self.config.keep)
@@ -108,7 +114,9 @@ def train(config: Mapping[str, Any], workdir: Path, validate: Validate | None = 
                 continue
             params = _train_stage(run, stage, params, validate)
         run.checkpoints.wait()
-        return Trained(run.config, run.card, run.model, params, run.tokenizer, run.seconds())
+        new_steps = run.config.steps - run.resume_step
+        seconds = run.seconds() if new_steps else run.seconds_before
+        return Trained(run.config, run.card, run.model, params, run.tokenizer, seconds, new_steps)
     finally:
         run.close()
 
@@ -118,12 +126,12 @@ def _claim(workdir: Path, config: Mapping[str, Any]) -> None:
     path, given = workdir / "config.json", json.loads(json.dumps(config))
     if path.exists():
         check_unchanged(json.loads(path.read_text()), given, workdir)
-    path.write_text(json.dumps(given, indent=2) + "\n")
+    files.write_text(path, json.dumps(given, indent=2) + "\n")
 
 
 def _tokenizer(config: RunConfig, workdir: Path) -> Tokenizer:
     folder = workdir / model_folder.TOKENIZER
-    if not folder.exists():
+    if not (folder / "tokenizer.json").exists():
         if config.init_from:
             model_folder.copy_tokenizer(Path(config.init_from) / model_folder.TOKENIZER, workdir)
         elif config.tokenizer == "words":
@@ -151,7 +159,7 @@ def _training_texts(config: RunConfig) -> list[str]:
     for source, split in config.text_sources:
         for record in load_records(source, split):
             texts += [turn.text for turns in record.conversations for turn in turns]
-    return [text.replace("<image>", "") for text in texts]
+    return [text.replace(IMAGE_MARKER, "") for text in texts]
 
 
 def _train_stage(run: _Run, stage: Stage, params: Any, validate: Validate | None) -> Any:
@@ -179,8 +187,12 @@ def _train_stage(run: _Run, stage: Stage, params: Any, validate: Validate | None
         window_tokens += int(np.count_nonzero(batch.segment_ids)) * jax.process_count()
         window_steps += 1
         run.metrics.advance(step, stage.name)
-        if step % config.log_every == 0 or step == stage.end:
+        logging_now = step % config.log_every == 0 or step == stage.end
+        saving_now = step % config.checkpoint_every == 0 or step == stage.end
+        if logging_now or saving_now:
             metrics = jax.device_get(metrics)
+            _check_finite(stage, step, metrics)
+        if logging_now:
             elapsed = time.monotonic() - window_start
             _log(run, stage, step, metrics, elapsed / window_steps, window_tokens / elapsed)
             window_start, window_tokens, window_steps = time.monotonic(), 0, 0
@@ -189,7 +201,7 @@ def _train_stage(run: _Run, stage: Stage, params: Any, validate: Validate | None
             run.metrics.write({"step": step, "stage": stage.name, "validation": numbers})
             LOG.info("step %5d  %-9s validation %s", step, stage.name, numbers)
             window_start, window_tokens, window_steps = time.monotonic(), 0, 0
-        if step % config.checkpoint_every == 0 or step == stage.end:
+        if saving_now:
             _save(run, stage, step, state, data)
     return state.params
 
@@ -222,18 +234,21 @@ def _save(run: _Run, stage: Stage, step: int, state: TrainState, data: grain.Dat
 def _restore(run: _Run, stage: Stage, data: grain.DatasetIterator) -> TrainState:
     shapes = abstract_state(abstract_params(run.model, run.mesh), stage.optimizer, run.mesh)
     train = {"step": shapes.step, "opt_state": shapes.opt_state, "rng": shapes.rng}
-    restored = run.checkpoints.restore(run.resume_step, params=shapes.params, train=train, data=data)
+    params, train = run.checkpoints.restore(run.resume_step, params=shapes.params, train=train, data=data)
     LOG.info("resumed at step %d of stage %s", run.resume_step, stage.name)
-    return TrainState(params=restored.params, **restored.train)
+    return TrainState(params=params, **train)
+
+
+def _check_finite(stage: Stage, step: int, metrics: Mapping[str, Any]) -> None:
+    """Nothing is logged or saved of a run that has blown up."""
+    if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["grad_norm"]):
+        loss, norm = metrics["loss"], metrics["grad_norm"]
+        raise TrainingError(f"step {step} of stage {stage.name}: loss {loss}, gradient norm {norm}")
 
 
 def _log(
     run: _Run, stage: Stage, step: int, metrics: Mapping[str, Any], step_seconds: float, tokens_per_second: float
 ) -> None:
-    if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["grad_norm"]):
-        raise TrainingError(
-            f"step {step} of stage {stage.name}: loss {metrics['loss']}, gradient norm {metrics['grad_norm']}"
-        )
     row = {
         "step": step,
         "stage": stage.name,

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from mmfuser_jax import files
+
 LOG = logging.getLogger(__name__)
 
 Row = dict[str, Any]
@@ -27,7 +29,7 @@ class MetricsWriter:
         """Opens the files of `workdir`; rows beyond `resume_step` go."""
         path = workdir / "metrics.jsonl"
         kept = [row for row in read_metrics(path) if row["step"] <= resume_step]
-        path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        files.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = path.open("a")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1, write_to_disk=True)
         console = Console(stderr=True)

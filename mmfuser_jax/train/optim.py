@@ -42,7 +42,7 @@ class OptimizerConfig:
       warmup: steps of linear warm-up from 0.
       name: "adamw", or "muon" (Jordan 2024): orthogonalised momentum for the matrices of blocks, Adam for the rest.
       b1, b2, epsilon: of Adam.
-      weight_decay: decoupled, on matrices only.
+      weight_decay: decoupled, on matrices only (with muon, on those it orthogonalises).
       clip_norm: of the global gradient norm over all trained parameters; 0 for none.
     """
 
@@ -77,13 +77,7 @@ def assign_rules(paths: Iterable[str], rules: Sequence[Rule]) -> dict[str, int]:
     Raises:
       RuleError: a path matches no row, or a row is the first match of no path (a typing error, most likely).
     """
-    patterns = [re.compile(rule.pattern) for rule in rules]
-    assigned: dict[str, int] = {}
-    for path in paths:
-        row = next((i for i, pattern in enumerate(patterns) if pattern.match(path)), None)
-        if row is None:
-            raise RuleError(f"no rule covers parameter {path}; add a row (learning_rate None freezes)")
-        assigned[path] = row
+    assigned = {path: _first_match(path, rules) for path in paths}
     idle = [rules[i].pattern for i in range(len(rules)) if i not in assigned.values()]
     if idle:
         raise RuleError(f"rules {idle} match no parameter that an earlier row leaves over")
@@ -115,7 +109,10 @@ def make_optimizer(config: OptimizerConfig, trained: Iterable[str]) -> optax.Gra
 
 
 def _first_match(path: str, rules: Sequence[Rule]) -> int:
-    return next(i for i, rule in enumerate(rules) if re.match(rule.pattern, path))
+    for row, rule in enumerate(rules):
+        if re.match(rule.pattern, path):
+            return row
+    raise RuleError(f"no rule covers parameter {path}; add a row (learning_rate None freezes)")
 
 
 def _adamw(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:

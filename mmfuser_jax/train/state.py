@@ -39,7 +39,7 @@ class TrainState:
       step: int32[], steps done in this stage.
       params: nested parameters, trained and frozen.
       opt_state: of the trained parameters only.
-      rng: uint32[2], key data; the key of a step is its fold_in with `step`, so that a resumed run draws the same.
+      rng: uint32[2], key data; layers that draw get its fold_in with `step`, so that a resumed run draws the same.
     """
 
     step: Leaf

@@ -34,9 +34,11 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         trained, frozen = split_trainable(state.params, config.rules)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
 
         def loss_of(trained: FlatParams) -> tuple[jax.Array, TokenLoss]:
-            output: Any = model.apply({"params": unflatten({**frozen, **trained})}, batch)
+            params = {"params": unflatten({**frozen, **trained})}
+            output: Any = model.apply(params, batch, rngs={"dropout": key})
             loss = cross_entropy(output.logits, batch.targets)
             return loss.mean, loss
 
