@@ -13,48 +13,13 @@ from mmfuser_jax.models import VLM, FuserConfig, LlamaConfig, ProjectorConfig, R
 from mmfuser_jax.models.fuser import Fuser, pixel_centres, ring_offsets
 from mmfuser_jax.models.llama import rotary_frequencies
 from mmfuser_jax.ops import cross_entropy
-from tests.conftest import GOLDEN
+from tests import golden_params
 from tests.helpers import random_batch, random_params, relative
 
-FUSER_NAMES = {
-    "cross_attention": "cross_attn",
-    "self_attention": "self_attn",
-    "value": "value_proj",
-    "out": "output_proj",
-    "feature_norm": "feat_norm",
-    "self_norm": "norm1",
-    "scale": "weight",
-    "kernel": "weight",
-}
 
-
-@functools.cache
 def golden():
     """(stages, fuser parameters) of the reference's tiny MMFuser model."""
-    from safetensors.numpy import load_file
-
-    folder = GOLDEN / "mmfuser_tiny"
-    torch = load_file(folder / "model.safetensors")
-    shapes = jax.eval_shape(
-        lambda: Fuser(FuserConfig(key_layers=(1, 2, 3, 4))).init(
-            jax.random.key(0),
-            jnp.zeros((1, 16, 64)),
-            (jnp.zeros((1, 16, 64)),) * 4,
-            query_grid=(4, 4),
-            level_grids=((4, 4),) * 4,
-        )
-    )["params"]
-
-    def fetch(path, _):
-        names = [key.key for key in path if hasattr(key, "key")]
-        name = ".".join(FUSER_NAMES.get(part, part) for part in names)
-        tensor = torch[f"model.mm_projector.0.{name}"]
-        return jnp.asarray(tensor.T if names[-1] == "kernel" else tensor)
-
-    params = jax.tree_util.tree_map_with_path(
-        fetch, jax.tree.map(lambda x: x.unbox(), shapes, is_leaf=lambda x: hasattr(x, "unbox"))
-    )
-    return dict(np.load(folder / "io.npz")), params, json.loads((folder / "config.json").read_text())
+    return golden_params.stages(), jax.tree.map(lambda x: x, golden_params.params()["fuser"])
 
 
 def fuse(params, levels, query):
@@ -64,15 +29,14 @@ def fuse(params, levels, query):
 
 
 def test_fuser_equals_the_reference():
-    stages, params, _ = golden()
+    stages, params = golden()
     *levels, query = jnp.asarray(stages["selected_features"])
     assert relative(fuse(params, levels, query), stages["fused"]) <= 1e-5
 
 
 @pytest.mark.parametrize("broken", ["gamma2", "swap offsets", "level order", "query norm"])
 def test_fuser_negative_controls(broken):
-    stages, params, _ = golden()
-    params = jax.tree.map(lambda x: x, params)
+    stages, params = golden()
     *levels, query = jnp.asarray(stages["selected_features"])
     if broken == "gamma2":
         params["gamma2"] = jnp.zeros_like(params["gamma2"])

@@ -81,8 +81,8 @@ def test_muon_orthogonalises_matrices_only(tiny):
     ):
         assert spread(updates, path, rows) < 1.7 < spread(gradients, path, rows), path
     adam = "vision_encoder/patch_embedding/kernel"
-    np.testing.assert_allclose(updates[adam], -np.sign(gradients[adam]), atol=1e-3)
-    np.testing.assert_allclose(np.abs(updates["llm/final_norm/scale"]), 1.0, rtol=1e-3)
+    np.testing.assert_allclose(updates[adam], -np.sign(gradients[adam]) * np.abs(updates[adam]).max(), rtol=1e-3)
+    assert np.ptp(np.abs(updates["llm/final_norm/scale"])) < 1e-4  # Adam's first step has one size
 
 
 def run_steps(model, config, batch, steps=3, params=None):
