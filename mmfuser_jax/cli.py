@@ -27,11 +27,12 @@ class _CurrentStderr(logging.StreamHandler):
 
     @property
     def stream(self) -> Any:
+        """Today's sys.stderr."""
         return sys.stderr
 
     @stream.setter
     def stream(self, _: Any) -> None:
-        pass
+        """Ignored: logging sets it once, to what sys.stderr was then."""
 
 
 def _log_to_stderr() -> None:
@@ -74,4 +75,6 @@ def _parse(args: Sequence[str]) -> list[str]:
 
 
 def _one_line(error: BaseException) -> str:
+    if "Traceback (most recent call last)" in str(error):  # config flags quote a config program's own error
+        return str(error).strip().splitlines()[-1]
     return " ".join(str(error).split()) or type(error).__name__

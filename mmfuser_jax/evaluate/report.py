@@ -47,5 +47,5 @@ def print_table(scores: Mapping[str, Any], title: str) -> None:
     Console(width=60).print(table)
 
 
-def _add_row(table: Table, name: str, share: Mapping[str, float]) -> None:
+def _add_row(table: Table, name: str, share: Mapping[str, Any]) -> None:
     table.add_row(name, f"{100 * share['accuracy']:.2f} %", f"{share['count']:,}")
