@@ -21,8 +21,8 @@ def environment():
 
 
 def start(workdir):
-    log = (workdir.parent / f"{workdir.name}.log").open("a")
-    return subprocess.Popen([*COMMAND, f"--workdir={workdir}"], cwd=ROOT, env=environment(), stdout=log, stderr=log)
+    with (workdir.parent / f"{workdir.name}.log").open("a") as log:
+        return subprocess.Popen([*COMMAND, f"--workdir={workdir}"], cwd=ROOT, env=environment(), stdout=log, stderr=log)
 
 
 def rows(workdir):
