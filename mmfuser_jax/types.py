@@ -31,6 +31,11 @@ IGNORE_INDEX = -100
 IMAGE_TOKEN_INDEX = -200
 """Token id that stands for one whole picture before it is expanded to its patches (LLaVA's convention)."""
 
+TEXT_SLOT = -1
+"""Image index of a slot that holds a text token."""
+
+NEWLINE_SLOT = -2
+"""Image index of a slot that holds the learned end of a row of tiles (`image_newline` of LLaVA-1.6)."""
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 """Per-channel mean of [0, 1] pixels that CLIP was trained with."""
@@ -53,8 +58,9 @@ class Batch:
       positions: int32[B, T]; rotary positions, restarting in every segment and, after the trunk, in every branch.
       segment_ids: int32[B, T]; 1, 2, … for examples, 0 for padding.
       branch_ids: int32[B, T]; 0 for the trunk.
-      image_index: int32[B, T]; for an image slot, which of the row's I*P patches it shows; -1 at text.
-      pixels: uint8[B, I, height, width, 3]; raw pixels, normalised on the device.
+      image_index: int32[B, T]; for an image slot, which of the row's I*P patches it shows, or NEWLINE_SLOT; TEXT_SLOT
+        at text.
+      pixels: uint8[B, I, height, width, 3]; raw pixels, normalised on the device. A picture cut into tiles is several.
     """
 
     tokens: Leaf

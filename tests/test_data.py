@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from mmfuser_jax.data import (
+    TEMPLATES,
     Record,
     Turn,
     easy_vqa,
@@ -15,9 +16,10 @@ from mmfuser_jax.data import (
     load_tokenizer,
     preprocess_image,
 )
-from mmfuser_jax.data.conversation import TEMPLATES, render
+from mmfuser_jax.data.conversation import render
 from mmfuser_jax.data.images import fit_image, open_image
 from mmfuser_jax.data.packing import branch, expand_images, pack_row
+from mmfuser_jax.data.pictures import ImageFormat, Picture
 from mmfuser_jax.data.pipeline import Augmentation, RowFormat, ToRow, make_loader
 from mmfuser_jax.data.records import RecordError, turns_from_llava
 from mmfuser_jax.data.sources import load_records
@@ -59,15 +61,16 @@ def test_only_answers_are_supervised(tokenizer):
 def test_templates_render_and_await_an_answer(tokenizer):
     turns = talk("<image>\nwhat is this?", "a cat")
     assert render(turns, TEMPLATES["short"]) == [
-        ("USER: <image>\nwhat is this? ASSISTANT: ", False),
-        ("a cat</s>", True),
+        ("USER: <image>\nwhat is this? ", False),
+        ("ASSISTANT:", False),
+        (" a cat</s>", True),
     ]
     assert render(turns, TEMPLATES["plain"]) == [("<image>", False), ("a cat\n", True)]
     v1 = render(turns, TEMPLATES["v1"])
     assert v1[0][0].startswith(
         "A chat between a curious user and an artificial intelligence assistant. The assistant gives"
     )
-    assert v1[0][0].endswith("questions. USER: <image>\nwhat is this? ASSISTANT: ")
+    assert [text for text, _ in v1[1:3]] == ["USER: <image>\nwhat is this? ", "ASSISTANT:"]
     prompt = encode_prompt(turns[:1], tokenizer, "short")
     full, _ = encode_conversation(
         [{"from": "human", "value": turns[0].text}, {"from": "gpt", "value": "a cat"}], tokenizer, "short"
@@ -109,45 +112,51 @@ def test_llava_turns_need_text():
 
 
 def test_expand_images():
-    tokens, index, source = expand_images(np.array([1, -200, 7, -200]), 2)
+    plain, tiled = (np.arange(2), 2), (np.array([1, -2, 3]), 4)
+    tokens, index, source = expand_images(np.array([1, -200, 7, -200]), [plain, tiled])
     assert (tokens.tolist(), index.tolist(), source.tolist()) == (
-        [1, 0, 0, 7, 0, 0], [-1, 0, 1, -1, 2, 3], [0, 1, 1, 2, 3, 3],
+        [1, 0, 0, 7, 0, 0, 0], [-1, 0, 1, -1, 3, -2, 5], [0, 1, 1, 2, 3, 3, 3],
     )  # fmt: skip
+    with pytest.raises(RecordError, match="2 image markers for 1 pictures"):
+        expand_images(np.array([1, -200, 7, -200]), [plain])
 
 
-def picture(count=1, size=8):
-    return np.arange(count * size * size * 3, dtype=np.uint8).reshape(count, size, size, 3)
+IMAGES = ImageFormat("square", 8, (0.5, 0.5, 0.5), tokens=2)
+
+
+def picture(size=8):
+    return Picture(np.arange(size * size * 3, dtype=np.uint8).reshape(1, size, size, 3), np.arange(2))
 
 
 def test_branches_share_the_trunk():
     first = (np.array([1, 5, -200, 6, 7, 2]), np.array([-100, -100, -100, -100, 7, 2]))
     second = (np.array([1, 5, -200, 8, 2]), np.array([-100, -100, -100, -100, 2]))
-    example = branch([first, second], picture(), patches=2)
+    example = branch([first, second], [picture()], IMAGES)
     assert example.tokens.tolist() == [1, 5, 0, 0, 6, 7, 2, 8, 2]
     assert example.targets.tolist() == [-100, -100, -100, -100, 7, 2, -100, 2, -100]
     assert example.branch_ids.tolist() == [0, 0, 0, 0, 1, 1, 1, 2, 2]
     assert example.positions.tolist() == [0, 1, 2, 3, 4, 5, 6, 4, 5]
     with pytest.raises(RecordError, match="begin alike"):
-        branch([first, (np.array([1, 6, -200, 8]), np.full(4, -100))], picture(), 2)
+        branch([first, (np.array([1, 6, -200, 8]), np.full(4, -100))], [picture()], IMAGES)
 
 
 def test_a_caption_is_predicted_from_the_last_image_slot():
-    example = branch([(np.array([1, -200, 9, 3]), np.array([-100, -100, 9, 3]))], picture(), patches=2)
+    example = branch([(np.array([1, -200, 9, 3]), np.array([-100, -100, 9, 3]))], [picture()], IMAGES)
     assert example.tokens.tolist() == [1, 0, 0, 9, 3]
     assert example.targets.tolist() == [-100, -100, 9, 3, -100]
 
 
 def test_rows_pack_segments_with_their_pictures():
-    a = branch([(np.array([1, -200, 9]), np.array([-100, -100, 9]))], picture(), 2)
-    b = branch([(np.array([1, 4]), np.array([-100, 4]))], picture(0), 2)
-    row = pack_row([a, b, a], length=12, images=3, patches=2)
+    a = branch([(np.array([1, -200, 9]), np.array([-100, -100, 9]))], [picture()], IMAGES)
+    b = branch([(np.array([1, 4]), np.array([-100, 4]))], [], IMAGES)
+    row = pack_row([a, b, a], length=12, tiles=3, image_tokens=2)
     assert row.segment_ids.tolist() == [1] * 4 + [2] * 2 + [3] * 4 + [0] * 2
     assert row.image_index.tolist() == [-1, 0, 1, -1, -1, -1, -1, 2, 3, -1, -1, -1]
     assert row.pixels.shape == (3, 8, 8, 3)
     np.testing.assert_array_equal(row.pixels[1], a.pixels[0])
     assert not row.pixels[2].any()
-    with pytest.raises(RecordError, match="10 tokens and 2 pictures do not fit a row of 9 tokens"):
-        pack_row([a, b, a], length=9, images=3, patches=2)
+    with pytest.raises(RecordError, match="10 tokens and 2 picture tiles do not fit a row of 9 tokens"):
+        pack_row([a, b, a], length=9, tiles=3, image_tokens=2)
 
 
 def test_pictures_are_padded_or_cropped_to_square():
@@ -185,7 +194,7 @@ def test_unreadable_pictures_are_named(tmp_path):
 
 
 def test_augmentation_keeps_the_shape(rng):
-    pixels = picture(1, 16)[0]
+    pixels = picture(16).pixels[0]
     seen = {Augmentation(shift=2, flip=True)(pixels, rng).tobytes() for _ in range(50)}
     assert len(seen) > 20
     np.testing.assert_array_equal(Augmentation()(pixels, rng), pixels)
@@ -219,7 +228,7 @@ def test_captions_say_what_the_answers_say():
 
 
 def make_transform(tokenizer, conversations=2):
-    row = RowFormat("short", 16, 32, "square", (0.5, 0.5, 0.5), length=120)
+    row = RowFormat("short", ImageFormat("square", 32, (0.5, 0.5, 0.5), tokens=16), length=120)
     return ToRow(tokenizer, row, conversations, Augmentation(2, True))
 
 
@@ -259,7 +268,7 @@ def test_pipeline_is_a_function_of_its_seed_and_resumes_anywhere(records, words)
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 def test_every_record_once_per_epoch_over_all_hosts(records, words, hosts):
-    row = RowFormat("short", 16, 32, "square", (0.5, 0.5, 0.5), length=120)
+    row = RowFormat("short", ImageFormat("square", 32, (0.5, 0.5, 0.5), tokens=16), length=120)
     transform = ToRow(words, row, 1, Augmentation())
     share = len(records) // hosts
     epochs = [[], []]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from mmfuser_jax.data.anyres import GRID_PINPOINTS, Pinpoints, tile_grid
 from mmfuser_jax.data.records import RecordError
 from mmfuser_jax.types import CLIP_MEAN, CLIP_STD
 
 MAX_PIXELS = 64_000_000
-ASPECTS = ("pad", "square")
+ASPECTS = ("pad", "square", "anyres")
+FILTER = Image.Resampling.BICUBIC
+"""CLIP's filter; of tiles LLaVA leaves it to Pillow, whose default is the same."""
 
 
 def open_image(path: str | Path) -> Image.Image:
@@ -49,15 +53,45 @@ def fit_image(
       mean: colour of the padding, of pixels in [0, 1].
 
     Raises:
-      ValueError: unknown aspect.
+      ValueError: unknown aspect, or one that makes tiles.
+      RecordError: "square" has no square to take: one row of pixels (LLaVA's processor fails there too), or a picture so
+        elongated that it would grow beyond MAX_PIXELS.
     """
     check_aspect(aspect)
+    if aspect == "anyres":
+        raise ValueError("aspect 'anyres' makes several tiles, fit_image one; see fit_tiles")
     image = image.convert("RGB")
     if aspect == "pad":
         image = _pad_to_square(image, tuple(int(channel * 255) for channel in mean))
+    elif image.height == 1 or image_size**2 * max(image.size) > MAX_PIXELS * min(image.size):
+        raise RecordError(
+            f"{image.width}x{image.height} pixels are too elongated for aspect 'square'; 'pad' takes them"
+        )
     image = _resize_short_side(image, image_size)
     left, top = (image.width - image_size) // 2, (image.height - image_size) // 2
     return np.asarray(image.crop((left, top, left + image_size, top + image_size)))
+
+
+def fit_tiles(image: Image.Image, image_size: int, grid_pinpoints: Pinpoints = GRID_PINPOINTS) -> np.ndarray:
+    """uint8[tiles, image_size, image_size, 3]: a picture at high resolution, as tiles of the encoder's size.
+
+    First the base, the whole picture stretched to one square. Then, row by row, the tiles of the picture resized into
+    the `anyres.best_resolution`, aspect kept, centred on black. LLaVA-1.6's `process_anyres_image`.
+
+    Args:
+      image: any mode; converted to RGB.
+      image_size: side of a tile in pixels.
+      grid_pinpoints: resolutions to choose from, (width, height) each, whole tiles.
+
+    Raises:
+      ValueError: no pinpoints, or some that are not whole tiles.
+    """
+    image = image.convert("RGB")
+    columns, rows = tile_grid(image.size, grid_pinpoints, image_size)
+    base = np.asarray(image.resize((image_size, image_size), FILTER))
+    pixels = np.asarray(_pad_into(image, (columns * image_size, rows * image_size)))
+    tiles = pixels.reshape(rows, image_size, columns, image_size, 3).swapaxes(1, 2)
+    return np.concatenate([base[None], tiles.reshape(-1, image_size, image_size, 3)])
 
 
 def check_aspect(aspect: str) -> None:
@@ -82,7 +116,17 @@ def _resize_short_side(image: Image.Image, size: int) -> Image.Image:
         return image
     other = int(size * long / short)
     shape = (size, other) if image.width <= image.height else (other, size)
-    return image.resize(shape, Image.Resampling.BICUBIC)
+    return image.resize(shape, FILTER)
+
+
+def _pad_into(image: Image.Image, resolution: tuple[int, int]) -> Image.Image:
+    """As large as fits, sides rounded up, on black."""
+    width, height = resolution
+    scale = min(width / image.width, height / image.height)
+    shape = min(math.ceil(image.width * scale), width), min(math.ceil(image.height * scale), height)
+    canvas = Image.new("RGB", resolution)
+    canvas.paste(image.resize(shape, FILTER), ((width - shape[0]) // 2, (height - shape[1]) // 2))
+    return canvas
 
 
 def preprocess_image(
@@ -91,11 +135,17 @@ def preprocess_image(
     image_size: int = 336,
     mean: tuple[float, float, float] = CLIP_MEAN,
     std: tuple[float, float, float] = CLIP_STD,
+    grid_pinpoints: Pinpoints = GRID_PINPOINTS,
 ) -> np.ndarray:
     """float32[image_size, image_size, 3], normalised: `fit_image`, then (pixels / 255 - mean) / std.
 
+    With aspect "anyres" float32[tiles, image_size, image_size, 3], from `fit_tiles` with these pinpoints.
+
     Raises:
-      ValueError: unknown aspect.
+      ValueError: unknown aspect, or see `fit_image` and `fit_tiles`.
     """
-    pixels = fit_image(image, aspect, image_size, mean).astype(np.float32) / 255
-    return (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    if aspect == "anyres":
+        levels = fit_tiles(image, image_size, grid_pinpoints)
+    else:
+        levels = fit_image(image, aspect, image_size, mean)
+    return (levels.astype(np.float32) / 255 - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)

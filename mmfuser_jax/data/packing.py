@@ -1,4 +1,4 @@
-"""Encoded conversations → rows of static length: pictures expanded to patch slots, branches and segments laid out."""
+"""Encoded conversations → rows of static length: pictures expanded to image slots, branches and segments laid out."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmfuser_jax.data.pictures import ImageFormat, Picture
 from mmfuser_jax.data.records import RecordError
-from mmfuser_jax.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, Batch
+from mmfuser_jax.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, TEXT_SLOT, Batch
 
 Encoded = tuple[np.ndarray, np.ndarray]
 
@@ -30,21 +31,42 @@ class Example:
         return len(self.tokens)
 
 
-def expand_images(ids: np.ndarray, patches: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Replaces every IMAGE_TOKEN_INDEX by `patches` slots.
+Slots = tuple[np.ndarray, int]
+"""Of one picture: the order of its image tokens (see `Picture.slots`), and how many features its tiles have."""
+
+
+def expand_images(ids: np.ndarray, pictures: Sequence[Slots]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Replaces every IMAGE_TOKEN_INDEX by the slots of its picture.
+
+    Args:
+      ids: int[T].
+      pictures: in the order of their markers; features of later ones come after those of earlier ones.
 
     Returns:
       tokens: int32[T'], 0 at image slots.
-      image_index: int32[T'], running patch number at image slots, -1 at text.
+      image_index: int32[T'], as in `Batch`.
       source: int32[T'], which of the given ids each slot comes from.
 
-    >>> expand_images(np.array([1, -200, 7]), 2)
-    tokens [1, 0, 0, 7], image_index [-1, 0, 1, -1], source [0, 1, 1, 2]
+    Raises:
+      RecordError: markers and pictures differ in number.
+
+    >>> expand_images(np.array([1, -200, 7, -200]), [(np.arange(2), 2), (np.array([0, -2]), 2)])
+    tokens [1, 0, 0, 7, 0, 0], image_index [-1, 0, 1, -1, 2, -2], source [0, 1, 1, 2, 3, 3]
     """
     is_image = ids == IMAGE_TOKEN_INDEX
-    source = np.repeat(np.arange(len(ids), dtype=np.int32), np.where(is_image, patches, 1))
+    if is_image.sum() != len(pictures):
+        raise RecordError(f"{is_image.sum()} image markers for {len(pictures)} pictures")
+    lengths = np.ones(len(ids), np.int64)
+    lengths[is_image] = [len(slots) for slots, _ in pictures]
+    source = np.repeat(np.arange(len(ids), dtype=np.int32), lengths)
     slot = is_image[source]
-    image_index = np.where(slot, np.cumsum(slot) - 1, -1).astype(np.int32)
+    starts = np.cumsum([0, *(features for _, features in pictures)])
+    image_index = np.full(len(source), TEXT_SLOT, np.int32)
+    if pictures:
+        shown = [
+            np.where(slots >= 0, slots + start, slots) for (slots, _), start in zip(pictures, starts, strict=False)
+        ]
+        image_index[slot] = np.concatenate(shown)
     return np.where(slot, 0, ids[source]).astype(np.int32), image_index, source
 
 
@@ -53,36 +75,36 @@ def _next_labels(labels: np.ndarray) -> np.ndarray:
     return np.append(labels[1:], IGNORE_INDEX).astype(np.int32)
 
 
-def branch(conversations: Sequence[Encoded], pixels: np.ndarray, patches: int) -> Example:
+def branch(conversations: Sequence[Encoded], pictures: Sequence[Picture], images: ImageFormat) -> Example:
     """Lays independent conversations about the same pictures out behind one copy of the pictures.
 
     The common beginning up to and including the last picture becomes the trunk; the rest of every conversation becomes
-    a branch whose positions go on after the trunk. A single conversation is simply one branch.
+    a branch whose positions go on after the trunk. A single conversation is all trunk.
 
     Args:
       conversations: (input_ids, labels) of each, as `encode_conversation` returns them.
-      pixels: uint8[I, height, width, 3].
-      patches: P, slots of one picture.
+      pictures: in the order of their markers.
+      images: their format.
 
     Raises:
-      RecordError: the conversations differ before the end of their last picture, or supervise something there.
+      RecordError: several conversations differ before the end of their last picture, or supervise something there; or
+        there is not a marker for every picture.
     """
-    first = conversations[0][0]
+    (first, first_labels), *others = conversations
     image_places = np.flatnonzero(first == IMAGE_TOKEN_INDEX)
-    trunk_length = int(image_places[-1]) + 1 if len(image_places) else 0
+    shared = int(image_places[-1]) + 1 if len(image_places) else 0
+    trunk_length = shared if others else len(first)
     trunk = first[:trunk_length]
-    tokens, image_index, _ = expand_images(trunk, patches)
-    parts = [(tokens, np.full(len(tokens), IGNORE_INDEX, np.int32), image_index)]
-    for ids, labels in conversations:
+    tokens, image_index, source = expand_images(trunk, [(p.slots, len(p.pixels) * images.tokens) for p in pictures])
+    labels = np.where(image_index == TEXT_SLOT, first_labels[:trunk_length][source], IGNORE_INDEX)
+    parts = [(tokens, _next_labels(labels), image_index)]
+    for ids, labels in conversations if others else ():
         if not np.array_equal(ids[:trunk_length], trunk) or (ids[trunk_length:] == IMAGE_TOKEN_INDEX).any():
             raise RecordError("conversations of one record must begin alike up to their last picture")
         if (labels[:trunk_length] != IGNORE_INDEX).any():
             raise RecordError("nothing before a conversation's last picture can be supervised when branches share it")
         rest = ids[trunk_length:]
-        parts.append((rest, _next_labels(labels[trunk_length:]), np.full(len(rest), -1, np.int32)))
-    if len(conversations) == 1 and len(conversations[0][0]) > trunk_length:
-        # The last trunk slot predicts the first token of the only branch (a caption starts right after its picture).
-        parts[0][1][-1:] = conversations[0][1][trunk_length]
+        parts.append((rest, _next_labels(labels[trunk_length:]), np.full(len(rest), TEXT_SLOT, np.int32)))
     lengths = [len(part[0]) for part in parts]
     positions = [np.arange(lengths[0])] + [lengths[0] + np.arange(length) for length in lengths[1:]]
     return Example(
@@ -91,21 +113,27 @@ def branch(conversations: Sequence[Encoded], pixels: np.ndarray, patches: int) -
         positions=np.concatenate(positions).astype(np.int32),
         branch_ids=np.repeat(np.arange(len(parts)), lengths).astype(np.int32),
         image_index=np.concatenate([part[2] for part in parts]).astype(np.int32),
-        pixels=pixels,
+        pixels=np.concatenate([images.no_pixels, *(picture.pixels for picture in pictures)]),
     )
 
 
-def pack_row(examples: Sequence[Example], length: int, images: int, patches: int) -> Batch:
-    """One row (arrays without the leading B) holding the examples as segments 1, 2, …, padded to `length` and `images`.
+def pack_row(examples: Sequence[Example], length: int, tiles: int, image_tokens: int) -> Batch:
+    """One row (arrays without the leading B) holding the examples as segments 1, 2, …, padded to `length` and `tiles`.
+
+    Args:
+      examples: with at least one among them.
+      length: T.
+      tiles: I; a picture that is not cut into tiles is one.
+      image_tokens: P, features of a tile.
 
     Raises:
-      RecordError: the examples take more slots or pictures than the row has.
+      RecordError: the examples take more slots or tiles than the row has.
     """
     used = sum(example.length for example in examples)
-    pictures = sum(len(example.pixels) for example in examples)
-    if used > length or pictures > images:
+    used_tiles = sum(len(example.pixels) for example in examples)
+    if used > length or used_tiles > tiles:
         raise RecordError(
-            f"{used} tokens and {pictures} pictures do not fit a row of {length} tokens, {images} pictures"
+            f"{used} tokens and {used_tiles} picture tiles do not fit a row of {length} tokens, {tiles} tiles"
         )
 
     def lay(arrays: Sequence[np.ndarray], fill: int) -> np.ndarray:
@@ -113,9 +141,9 @@ def pack_row(examples: Sequence[Example], length: int, images: int, patches: int
         row[:used] = np.concatenate(arrays)
         return row
 
-    offsets = np.cumsum([0, *(len(example.pixels) for example in examples)]) * patches
+    offsets = np.cumsum([0, *(len(example.pixels) for example in examples)]) * image_tokens
     shown = [
-        np.where(example.image_index >= 0, example.image_index + offset, -1)
+        np.where(example.image_index >= 0, example.image_index + offset, example.image_index)
         for example, offset in zip(examples, offsets, strict=False)
     ]
     pixels = np.concatenate([example.pixels for example in examples])
@@ -125,6 +153,6 @@ def pack_row(examples: Sequence[Example], length: int, images: int, patches: int
         positions=lay([example.positions for example in examples], 0),
         segment_ids=lay([np.full(example.length, index + 1) for index, example in enumerate(examples)], 0),
         branch_ids=lay([example.branch_ids for example in examples], 0),
-        image_index=lay(shown, -1),
-        pixels=np.concatenate([pixels, np.zeros((images - pictures, *pixels.shape[1:]), np.uint8)]),
+        image_index=lay(shown, TEXT_SLOT),
+        pixels=np.concatenate([pixels, np.zeros((tiles - used_tiles, *pixels.shape[1:]), np.uint8)]),
     )

@@ -10,8 +10,9 @@ import jax
 import numpy as np
 
 from mmfuser_jax.data.conversation import encode_pieces, get_template, render
-from mmfuser_jax.data.images import fit_image, open_image
+from mmfuser_jax.data.images import open_image
 from mmfuser_jax.data.packing import Example, branch, pack_row
+from mmfuser_jax.data.pictures import ImageFormat, Picture
 from mmfuser_jax.data.records import Record, RecordError
 from mmfuser_jax.data.tokenizer import Tokenizer
 from mmfuser_jax.types import Batch
@@ -22,22 +23,18 @@ class RowFormat:
     """Static shape of a row, and how records become one.
 
     Attributes:
-      template: key of `conversation.TEMPLATES`.
-      patches: P, slots of a picture.
-      image_size: height and width in pixels.
-      aspect: see `images.fit_image`.
-      image_mean: padding colour.
+      template: key of `templates.TEMPLATES`.
+      images: how pictures become pixels and image tokens.
+      im_start_end: see `templates.Template`.
       length: T, slots of a row; not used where nothing is packed.
-      images: I, pictures of a row; likewise.
+      tiles: I, tiles of a row (one a picture that is not cut); likewise.
     """
 
     template: str
-    patches: int
-    image_size: int
-    aspect: str
-    image_mean: tuple[float, float, float]
+    images: ImageFormat
+    im_start_end: bool = False
     length: int = 0
-    images: int = 1
+    tiles: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,22 +76,21 @@ class ToRow(grain.transforms.RandomMap):
         """Raises RecordError, naming the record, where a picture is unreadable or the row overflows."""
         fmt = self._format
         try:
-            pictures = [
-                self._augmentation(fit_image(open_image(path), fmt.aspect, fmt.image_size, fmt.image_mean), rng)
-                for path in element.images
-            ]
-            shape = (len(pictures), fmt.image_size, fmt.image_size, 3)
-            pixels = np.stack(pictures) if pictures else np.zeros(shape, np.uint8)
-            return pack_row([self._example(element, pixels, rng)], fmt.length, fmt.images, fmt.patches)
+            pictures = [self._augmented(fmt.images.picture(open_image(path)), rng) for path in element.images]
+            return pack_row([self._example(element, pictures, rng)], fmt.length, fmt.tiles, fmt.images.tokens)
         except RecordError as error:
             raise RecordError(f"record {element.id}: {error}") from None
 
-    def _example(self, record: Record, pixels: np.ndarray, rng: np.random.Generator) -> Example:
+    def _augmented(self, picture: Picture, rng: np.random.Generator) -> Picture:
+        tiles = [self._augmentation(tile, rng) for tile in picture.pixels]
+        return dataclasses.replace(picture, pixels=np.stack(tiles))
+
+    def _example(self, record: Record, pictures: Sequence[Picture], rng: np.random.Generator) -> Example:
         count = min(self._conversations, len(record.conversations))
         chosen = rng.choice(len(record.conversations), count, replace=False)
-        template = get_template(self._format.template)
+        template = get_template(self._format.template, self._format.im_start_end)
         encoded = [encode_pieces(render(record.conversations[i], template), self._tokenizer) for i in chosen]
-        return branch(encoded, pixels, self._format.patches)
+        return branch(encoded, pictures, self._format.images)
 
 
 def stack_rows(rows: Sequence[Batch]) -> Batch:

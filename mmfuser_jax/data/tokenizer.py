@@ -1,14 +1,29 @@
-"""Tokenizers behind one small class: text → ids with character offsets, ids → text."""
+"""Tokenizers behind one small interface: text → ids with character offsets, ids → text."""
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
+
+JSON_FILE = "tokenizer.json"
+SENTENCEPIECE_FILE = "tokenizer.model"
+TOKENIZER_FILES = (
+    SENTENCEPIECE_FILE,
+    JSON_FILE,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+"""All that a tokenizer folder can hold for `load_tokenizer`; one of the first two must be there."""
+
+DEFAULT_SPECIALS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,60 +34,138 @@ class Encoding:
     offsets: list[tuple[int, int]]
 
 
-class Tokenizer:
-    """A tokenizer folder: `tokenizer.json`, and `tokenizer_config.json` with the names of the special tokens.
+class Tokenizer(abc.ABC):
+    """What models and data need of a tokenizer.
 
     Attributes:
+      folder: where it was read from.
+      eos_token: text of the token that ends an answer.
       bos_id, eos_id, pad_id: ids of the special tokens; padding is <unk> as in LLaMA.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        """`config` is what `read_config` returns; the subclass can already answer `_token_id`."""
         self.folder = folder
-        self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-        config_file = folder / "tokenizer_config.json"
-        config = json.loads(config_file.read_text()) if config_file.exists() else {}
-        self.eos_token = self._special(config, "eos_token", "</s>")
-        self.bos_id = self._id(self._special(config, "bos_token", "<s>"))
-        self.eos_id = self._id(self.eos_token)
-        self.pad_id = self._id(self._special(config, "unk_token", "<unk>"))
+        names = {key: token_text(config.get(key)) or default for key, default in DEFAULT_SPECIALS.items()}
+        self.eos_token = names["eos_token"]
+        self.bos_id, self.eos_id, self.pad_id = (self._require(name) for name in names.values())
+
+    @property
+    @abc.abstractmethod
+    def file(self) -> Path:
+        """The vocabulary's file."""
+
+    @property
+    @abc.abstractmethod
+    def vocab_size(self) -> int:
+        """V, special and added tokens included."""
+
+    @abc.abstractmethod
+    def encode(self, text: str) -> Encoding:
+        """Ids of `text` without a beginning-of-sequence token; special tokens written in the text are recognised."""
+
+    @abc.abstractmethod
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, without special tokens and without white space around it."""
+
+    @abc.abstractmethod
+    def _token_id(self, token: str) -> int | None: ...
+
+    def _require(self, token: str) -> int:
+        index = self._token_id(token)
+        if index is None:
+            raise ValueError(f"{self.file}: no token {token!r}")
+        return index
+
+
+class JsonTokenizer(Tokenizer):
+    """A `tokenizer.json`, which the `tokenizers` library reads with all its rules."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / JSON_FILE))
+        except Exception as error:  # the library raises plain Exception
+            raise ValueError(f"{folder / JSON_FILE}: not a tokenizer ({error})") from None
+        super().__init__(folder, read_config(folder))
+
+    @property
+    def file(self) -> Path:
+        return self.folder / JSON_FILE
 
     @property
     def vocab_size(self) -> int:
-        """V, special tokens included."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str) -> Encoding:
-        """Ids of `text` without a beginning-of-sequence token; special tokens written in the text are recognised."""
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         return Encoding(encoded.ids, encoded.offsets)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`, without special tokens."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
-    @staticmethod
-    def _special(config: dict, key: str, default: str) -> str:
-        token = config.get(key) or default
-        return token["content"] if isinstance(token, dict) else token
-
-    def _id(self, token: str) -> int:
-        index = self._tokenizer.token_to_id(token)
-        if index is None:
-            raise ValueError(f"{self.folder / 'tokenizer.json'}: no token {token!r}")
-        return index
+    def _token_id(self, token: str) -> int | None:
+        return self._tokenizer.token_to_id(token)
 
 
-def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """The tokenizer of a folder.
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, {} where there is no file.
 
     Raises:
-      FileNotFoundError: the folder has no tokenizer.json.
-      ValueError: a special token is missing from the vocabulary.
+      ValueError: it holds something else.
+    """
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    if not isinstance(fields, dict):
+        raise ValueError(f"{path}: not a JSON object")
+    return fields
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`special_tokens_map.json` and over it what `tokenizer_config.json` says; null, "" and [] say nothing."""
+    config = read_json(folder / "tokenizer_config.json")
+    said = {key: value for key, value in config.items() if value not in (None, "", [])}
+    return read_json(folder / "special_tokens_map.json") | said
+
+
+def token_text(token: Any) -> str:
+    """Text of a token in a config: a string, an object with "content", or nothing."""
+    return (token.get("content") if isinstance(token, Mapping) else token) or ""
+
+
+def is_tokenizer_folder(folder: Path) -> bool:
+    """Whether `load_tokenizer` finds a vocabulary there."""
+    return any((folder / name).is_file() for name in TOKENIZER_FILES[:2])
+
+
+def load_tokenizer(folder: str | Path, legacy: bool | None = None) -> Tokenizer:
+    """The tokenizer of a folder; nothing in the folder is executed.
+
+    `tokenizer.model` goes before `tokenizer.json`: LLaVA was trained with the slow tokenizer, which reads the former.
+    What the latter does with white space and the text after special tokens depends on the version that converted it.
+
+    Args:
+      folder: with one of the two, and beside it, where there are, `tokenizer_config.json`, `special_tokens_map.json`
+        and `added_tokens.json`.
+      legacy: see `SentencePieceTokenizer`; None takes what `tokenizer_config.json` says, else True as in the reference
+        (transformers 4.37).
+
+    Raises:
+      FileNotFoundError: the folder has neither file.
+      ValueError: a file is not what its name says, a special token is missing from the vocabulary, or `legacy` is given
+        for a `tokenizer.json`, which has a rule of its own.
     """
     folder = Path(folder)
-    if not (folder / "tokenizer.json").exists():
-        raise FileNotFoundError(f"{folder}: no tokenizer.json")
-    return Tokenizer(folder)
+    if (folder / SENTENCEPIECE_FILE).is_file():
+        from mmfuser_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer  # it builds on this module
+
+        return SentencePieceTokenizer(folder, legacy)
+    if not (folder / JSON_FILE).is_file():
+        raise FileNotFoundError(f"{folder}: no {SENTENCEPIECE_FILE} and no {JSON_FILE}")
+    if legacy is not None:
+        raise ValueError(f"{folder / JSON_FILE}: legacy={legacy} is a rule of {SENTENCEPIECE_FILE} only")
+    return JsonTokenizer(folder)
 
 
 def train_word_tokenizer(texts: Iterable[str], folder: Path) -> Tokenizer:
@@ -83,7 +176,7 @@ def train_word_tokenizer(texts: Iterable[str], folder: Path) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=specials, show_progress=False))
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    tokenizer.save(str(folder / JSON_FILE))
     names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(names, indent=2) + "\n")
-    return Tokenizer(folder)
+    return JsonTokenizer(folder)

@@ -1,0 +1,74 @@
+"""A picture as the model takes it: pixels of one or more tiles, and the order in which its image tokens are read."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from PIL import Image
+
+from mmfuser_jax.data.anyres import image_slots
+from mmfuser_jax.data.images import fit_image, fit_tiles
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """One picture.
+
+    Attributes:
+      pixels: uint8[tiles, height, width, 3].
+      slots: int32[k]; for each of its k image tokens, which of its tiles*P features it shows, or NEWLINE_SLOT.
+    """
+
+    pixels: np.ndarray
+    slots: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFormat:
+    """How pictures become pixels and image tokens.
+
+    Attributes:
+      aspect: "pad" or "square" (one tile, see `images.fit_image`) or "anyres" (tiles, see `images.fit_tiles`).
+      size: height and width of a tile in pixels.
+      mean: padding colour, of pixels in [0, 1].
+      tokens: P, image tokens of a tile.
+      grid_pinpoints: (width, height) sizes for "anyres".
+      tile_merge: order of a tiled picture's tokens, see `anyres.image_slots`.
+    """
+
+    aspect: str
+    size: int
+    mean: tuple[float, float, float]
+    tokens: int
+    grid_pinpoints: tuple[tuple[int, int], ...] = ()
+    tile_merge: str = "flat"
+
+    @property
+    def no_pixels(self) -> np.ndarray:
+        """uint8[0, size, size, 3]: the pixels of no picture."""
+        return np.zeros((0, self.size, self.size, 3), np.uint8)
+
+    def picture(self, image: Image.Image) -> Picture:
+        """The picture brought to size; any mode.
+
+        Raises:
+          ValueError: it cannot be, see `images.fit_image`.
+        """
+        if self.aspect == "anyres":
+            pixels = fit_tiles(image, self.size, self.grid_pinpoints)
+        else:
+            pixels = fit_image(image, self.aspect, self.size, self.mean)[None]
+        return Picture(pixels, self.slots(image.size, len(pixels)))
+
+    def slots(self, size: tuple[int, int], tiles: int) -> np.ndarray:
+        """Order of the image tokens, int32[k], of a picture of (width, height) cut into `tiles`."""
+        if self.aspect != "anyres" or self.tile_merge == "flat":
+            return np.arange(tiles * self.tokens, dtype=np.int32)
+        return image_slots(
+            size,
+            grid_side=round(self.tokens**0.5),
+            image_size=self.size,
+            pinpoints=self.grid_pinpoints,
+            merge=self.tile_merge,
+        )
