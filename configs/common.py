@@ -23,6 +23,7 @@ def run(model: VlmConfig, stages: dict[str, ConfigDict], **fields: Any) -> Confi
             "init_from": "",  # or a model folder to start from
             "tokenizer": "words",  # or a folder with tokenizer.json
             "aspect": "pad",
+            "im_start_end": False,  # prompts put <im_start> and <im_end> around a picture
             "dtype": "float32",
             "remat": "none",
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1, "sequence": 1},
@@ -52,7 +53,7 @@ def stage(source: str, rules: tuple[tuple[str, float | None], ...], steps: int, 
             "validation": source,
             "template": "v1",
             "conversations": 1,
-            "images": 1,
+            "tiles": 1,
             "length": 2048,
             "shift": 0,
             "flip": False,

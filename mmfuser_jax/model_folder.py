@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 
 from mmfuser_jax import files
+from mmfuser_jax.data.pictures import ImageFormat
+from mmfuser_jax.data.tokenizer import TOKENIZER_FILES, is_tokenizer_folder
 from mmfuser_jax.models import VlmConfig
 
 CHECKPOINTS = "checkpoints"
@@ -28,12 +30,33 @@ class ModelCard:
       template: conversation template it was last trained with; never guessed from a path.
       aspect: how its pictures are brought to size, see `data.images.fit_image`.
       history: whether it was trained on conversations of several turns; if not, a chat asks every question by itself.
+      im_start_end: whether prompts put `<im_start>` and `<im_end>` around a picture (`mm_use_im_start_end`).
+      parts: what a folder that is no whole model holds, to start training from; None for a whole one.
     """
 
     config: VlmConfig
     template: str
     aspect: str
     history: bool = True
+    im_start_end: bool = False
+    parts: tuple[str, ...] | None = None
+
+    @property
+    def images(self) -> ImageFormat:
+        """How its pictures become pixels and image tokens."""
+        return image_format(self.config, self.aspect)
+
+
+def image_format(config: VlmConfig, aspect: str) -> ImageFormat:
+    """The picture format of a model of this shape under an aspect rule."""
+    return ImageFormat(
+        aspect=aspect,
+        size=config.vision.image_size,
+        mean=config.image_mean,
+        tokens=config.image_tokens,
+        grid_pinpoints=config.grid_pinpoints,
+        tile_merge=config.tile_merge,
+    )
 
 
 def write_card(folder: Path, card: ModelCard) -> None:
@@ -46,24 +69,43 @@ def read_card(folder: Path) -> ModelCard:
     """Reads `model.json`.
 
     Raises:
-      ModelFolderError: the file is missing or not a model's description.
+      ModelFolderError: the file is missing, not a model's description, or says that the folder holds parts only.
     """
     path = folder / MODEL_FILE
     if not path.exists():
         raise ModelFolderError(f"{folder}: no {MODEL_FILE} here; expected a training workdir or a converted model")
     try:
         fields = json.loads(path.read_text())
-        return ModelCard(VlmConfig.from_dict(fields["config"]), fields["template"], fields["aspect"], fields["history"])
+        if fields.get("parts"):
+            held = ", ".join(fields["parts"])
+            raise ValueError(f"holds only {held}: training can start from it (init_from), it cannot answer")
+        config = VlmConfig.from_dict(fields["config"])
+        return ModelCard(
+            config, fields["template"], fields["aspect"], fields["history"], bool(fields.get("im_start_end"))
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise ModelFolderError(f"{path}: {error}") from None
+
+
+def with_layout(config: VlmConfig, scan: bool) -> VlmConfig:
+    """The same model with equal layers stacked or not, see `models.layers.Stack`."""
+    return dataclasses.replace(
+        config,
+        vision=dataclasses.replace(config.vision, scan_layers=scan),
+        llm=dataclasses.replace(config.llm, scan_layers=scan),
+    )
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
     """Copies a tokenizer's files, so that the model folder is complete by itself.
 
     Raises:
-      ModelFolderError: there is no such folder.
+      ModelFolderError: there is no tokenizer.
     """
-    if not source.is_dir():
-        raise ModelFolderError(f"{source}: no tokenizer folder")
-    shutil.copytree(source, folder / TOKENIZER, dirs_exist_ok=True)
+    if not is_tokenizer_folder(source):
+        raise ModelFolderError(f"{source}: no tokenizer here (expected {TOKENIZER_FILES[0]} or {TOKENIZER_FILES[1]})")
+    target = folder / TOKENIZER
+    target.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)

@@ -5,15 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmfuser_jax.generate import Engine, Sampling
+from mmfuser_jax.generate import Engine, Sampling, Shown
 from mmfuser_jax.generate.sampling import sample
 from mmfuser_jax.models import VLM
 from tests.helpers import random_batch, random_params
 
 
+def whole(row):
+    return Shown((row,), np.arange(16))
+
+
 @pytest.fixture(scope="module")
 def engine(tiny):
-    return Engine(VLM(tiny), random_params(VLM(tiny), scale=0.3), eos_id=2, pad_id=0)
+    return Engine(VLM(tiny), random_params(VLM(tiny), scale=0.3), end_ids=(2,), pad_id=0)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +27,7 @@ def requests():
     for prompt in prompts[:4]:
         prompt[1] = -200
     prompts[2][5] = -200
-    pictures = [[0], [2], [1, 0], [2], []]
+    pictures = [[whole(0)], [whole(2)], [whole(1), whole(0)], [whole(2)], []]
     return prompts, rng.integers(0, 256, (3, 32, 32, 3)).astype(np.uint8), pictures
 
 
@@ -54,7 +58,7 @@ def test_nothing_follows_the_end_token(engine, requests):
     features = engine.encode_images(pixels)
     longest = engine.generate(prompts, features, pictures, max_new_tokens=12)
     stop = next(tokens for tokens in longest if len(tokens) > 3)[2]
-    stopping = Engine(engine.model, engine.params, eos_id=stop, pad_id=0)
+    stopping = Engine(engine.model, engine.params, end_ids=(stop,), pad_id=0)
     for tokens, before in zip(stopping.generate(prompts, features, pictures, max_new_tokens=12), longest, strict=True):
         assert stop not in tokens
         assert before[: len(tokens)] == tokens
@@ -69,7 +73,7 @@ def test_features_do_not_depend_on_the_batch(engine, requests):
 
 def test_pictures_must_match_markers(engine, requests):
     prompts, pixels, _ = requests
-    with pytest.raises(ValueError, match="1 image markers, 0 pictures"):
+    with pytest.raises(ValueError, match="1 image markers for 0 pictures"):
         engine.generate(prompts[:1], engine.encode_images(pixels), [[]], max_new_tokens=2)
 
 

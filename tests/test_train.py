@@ -215,9 +215,7 @@ def test_init_from_takes_weights_and_makes_only_the_rest(tmp_path, mesh):
         params["fuser/cross_attention/value/kernel"], fresh["fuser/cross_attention/value/kernel"]
     )
     narrow = dataclasses.replace(presets.tiny(), llm=dataclasses.replace(presets.tiny().llm, mlp_width=48))
-    with pytest.raises(
-        ValueError, match=r"llm/decoder/layers_0/down/kernel has shape \(96, 48\), this model has \(48, 48\)"
-    ):
+    with pytest.raises(ValueError, match=r"llm/decoder/layers_0/down/kernel \(96, 48\) instead of \(48, 48\)"):
         initial_params(VLM(narrow), 1, mesh, str(tmp_path))
 
 

@@ -42,14 +42,7 @@ def evaluate(
     Returns:
       What eval.json holds: accuracy, count, by_type, by_answer, and `extra`.
     """
-    config = vlm.model.config
-    row = RowFormat(
-        template=vlm.card.template,
-        patches=config.vision.patches,
-        image_size=config.vision.image_size,
-        aspect=vlm.card.aspect,
-        image_mean=config.image_mean,
-    )
+    row = RowFormat(template=vlm.card.template, images=vlm.card.images, im_start_end=vlm.card.im_start_end)
     tokenizer = vlm.tokenizer
     if tokenizer is None:
         raise ValueError("evaluating needs a tokenizer in the model folder")
@@ -76,7 +69,7 @@ def _draw(vlm: VisionLanguageModel, predictions: list[Prediction], out: Path, co
     images = [open_image(path) for path in paths]
     features = vlm.visual_features(images)
     if plots is not None:
-        shown = [vlm.preprocess(image) for image in images[:count]]
+        shown = [vlm.preprocess(image)[0] for image in images[:count]]
         plots.plot_fuser(shown, features, vlm.model.config.vision.grid, out / "fuser.png")
     return {"fused_share": fused_share(features)}
 

@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from mmfuser_jax.data import Record, Tokenizer, encode_prompt
-from mmfuser_jax.data.images import fit_image, open_image
+from mmfuser_jax.data import Record, Tokenizer, decode_answer, encode_prompt
+from mmfuser_jax.data.images import open_image
 from mmfuser_jax.data.pipeline import RowFormat
 from mmfuser_jax.data.records import IMAGE_MARKER
 from mmfuser_jax.generate import Engine
@@ -82,21 +81,20 @@ def predict(
 def _predict_chunk(
     engine: Engine, tokenizer: Tokenizer, records: Sequence[Record], row: RowFormat, max_new_tokens: int
 ) -> Iterator[Prediction]:
-    pixels: list[np.ndarray] = []
-    first_picture: list[int] = []
-    for record in records:
-        first_picture.append(len(pixels))
-        pixels += [fit_image(open_image(path), row.aspect, row.image_size, row.image_mean) for path in record.images]
-    features = engine.encode_images(np.stack(pixels)) if pixels else None
+    pictures = [[row.images.picture(open_image(path)) for path in record.images] for record in records]
+    features, shown = engine.encode_pictures(pictures)
     asked = [
-        (record, conversation, start)
-        for record, start in zip(records, first_picture, strict=True)
+        (record, conversation, pictures)
+        for record, pictures in zip(records, shown, strict=True)
         for conversation in range(len(record.conversations))
     ]
     answers = engine.generate(
-        [encode_prompt(record.conversations[i][:-1], tokenizer, row.template) for record, i, _ in asked],
+        [
+            encode_prompt(record.conversations[i][:-1], tokenizer, row.template, im_start_end=row.im_start_end)
+            for record, i, _ in asked
+        ],
         features,
-        [range(start, start + len(record.images)) for record, _, start in asked],
+        [pictures for _, _, pictures in asked],
         max_new_tokens=max_new_tokens,
     )
     for (record, i, _), ids in zip(asked, answers, strict=True):
@@ -106,6 +104,6 @@ def _predict_chunk(
             image=record.images[0] if record.images else None,
             question=turns[-2].text.replace(IMAGE_MARKER, "").strip(),
             truth=turns[-1].text,
-            answer=tokenizer.decode(ids),
+            answer=decode_answer(ids, tokenizer, row.template),
             tags=record.tags[i] if record.tags else {},
         )

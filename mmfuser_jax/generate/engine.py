@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mmfuser_jax.data.packing import expand_images
+from mmfuser_jax.data.pictures import Picture
 from mmfuser_jax.generate.sampling import GREEDY, Sampling, sample
 from mmfuser_jax.models import VLM
 
@@ -19,19 +21,32 @@ BUCKET = 32
 """Prompt lengths are padded to multiples of this, so that few shapes are compiled."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A picture in a prompt: which rows of the encoded features are its tiles, and the order of its image tokens.
+
+    Attributes:
+      tiles: rows of `features`.
+      slots: int32[k], see `data.pictures.Picture`.
+    """
+
+    tiles: tuple[int, ...]
+    slots: np.ndarray
+
+
 class Engine:
     """A model with its parameters, ready to generate.
 
     Attributes:
       model, params: the network.
-      eos_id: token that ends an answer.
+      end_ids: tokens that end an answer; none for a model without a tokenizer.
       pad_id: fills finished and padded places.
     """
 
-    def __init__(self, model: VLM, params: Any, *, eos_id: int, pad_id: int) -> None:
+    def __init__(self, model: VLM, params: Any, *, end_ids: Sequence[int], pad_id: int) -> None:
         self.model = model
         self.params = params
-        self.eos_id = eos_id
+        self.end_ids = tuple(end_ids)
         self.pad_id = pad_id
 
     def encode_images(self, pixels: np.ndarray, batch_size: int = 32) -> Float[jax.Array, "n P D"]:
@@ -43,11 +58,27 @@ class Engine:
             chunks.append(_encode(self.model, self.params, padded)[: len(chunk)])
         return jnp.concatenate(chunks)
 
+    def encode_pictures(
+        self, pictures: Sequence[Sequence[Picture]]
+    ) -> tuple[Float[jax.Array, "n P D"] | None, list[list[Shown]]]:
+        """Features of every picture of some prompts (None if there is none), and each prompt's pictures among them."""
+        pixels = [picture.pixels for shown in pictures for picture in shown]
+        ends = iter(np.cumsum([len(tiles) for tiles in pixels]).tolist())
+        placed = [
+            [Shown(tuple(range(end - len(p.pixels), end)), p.slots) for p, end in zip(shown, ends, strict=False)]
+            for shown in pictures
+        ]
+        return (self.encode_images(np.concatenate(pixels)) if pixels else None), placed
+
+    def whole(self, row: int) -> Shown:
+        """A picture of one tile: row `row` of the features, read in order."""
+        return Shown((row,), np.arange(self.model.config.image_tokens, dtype=np.int32))
+
     def generate(
         self,
         prompts: Sequence[np.ndarray],
         features: Float[jax.Array, "n P D"] | None,
-        pictures: Sequence[Sequence[int]],
+        pictures: Sequence[Sequence[Shown]],
         *,
         max_new_tokens: int,
         sampling: Sampling = GREEDY,
@@ -59,7 +90,7 @@ class Engine:
         Args:
           prompts: int32[T] each, with IMAGE_TOKEN_INDEX where a picture goes.
           features: pictures from `encode_images`; None where no prompt shows one.
-          pictures: for each prompt, the rows of `features` it shows, in order.
+          pictures: for each prompt, those it shows, in order.
           max_new_tokens: at most this many.
           sampling: how tokens are chosen.
           seed: of the draw; the same seed, prompts and batch size give the same tokens.
@@ -69,20 +100,20 @@ class Engine:
           ValueError: a prompt's markers and pictures differ in number, or there are no features of such a picture.
         """
         known = 0 if features is None else len(features)
-        if any(index >= known for shown in pictures for index in shown):
+        tiles = [[tile for picture in shown for tile in picture.tiles] for shown in pictures]
+        if any(tile >= known for row in tiles for tile in row):
             raise ValueError(f"prompts show more pictures than the {known} that were given")
-        patches = self.model.config.vision.patches
-        expanded = [_expand(prompt, shown, patches) for prompt, shown in zip(prompts, pictures, strict=True)]
+        expanded = [self._expand(prompt, shown) for prompt, shown in zip(prompts, pictures, strict=True)]
         order = sorted(range(len(prompts)), key=lambda i: len(expanded[i][0]))
         results: list[list[int]] = [[] for _ in prompts]
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             key = jax.random.fold_in(jax.random.key(seed), start)
             tokens = self._generate_batch(
-                [expanded[i] for i in chosen], features, [pictures[i] for i in chosen], max_new_tokens, sampling, key
+                [expanded[i] for i in chosen], features, [tiles[i] for i in chosen], max_new_tokens, sampling, key
             )
             for i, row in zip(chosen, tokens, strict=False):
-                end = np.flatnonzero(row == self.eos_id)
+                end = np.flatnonzero(np.isin(row, self.end_ids))
                 results[i] = row[: end[0] if len(end) else len(row)].tolist()
         return results
 
@@ -90,7 +121,7 @@ class Engine:
         self,
         prompts: Sequence[tuple[np.ndarray, np.ndarray]],
         features: jax.Array | None,
-        pictures: Sequence[Sequence[int]],
+        tiles: Sequence[Sequence[int]],
         max_new_tokens: int,
         sampling: Sampling,
         key: jax.Array,
@@ -100,15 +131,20 @@ class Engine:
         tokens = np.full((rows, length), self.pad_id, np.int32)
         image_index = np.full((rows, length), -1, np.int32)
         lengths = np.ones(rows, np.int32)
-        shown = np.zeros((rows, max(1, max(len(p) for p in pictures))), np.int32)
-        for row, ((ids, index), rows_shown) in enumerate(zip(prompts, pictures, strict=True)):
+        shown = np.zeros((rows, max(1, max(len(row) for row in tiles))), np.int32)
+        for row, ((ids, index), row_tiles) in enumerate(zip(prompts, tiles, strict=True)):
             tokens[row, : len(ids)], image_index[row, : len(ids)], lengths[row] = ids, index, len(ids)
-            shown[row, : len(rows_shown)] = rows_shown
+            shown[row, : len(row_tiles)] = row_tiles
         out = _generate(
             self.model, self.params, tokens, image_index, features, shown, lengths, len(prompts), key,
-            max_new_tokens=max_new_tokens, sampling=sampling, eos_id=self.eos_id, pad_id=self.pad_id,
+            max_new_tokens=max_new_tokens, sampling=sampling, end_ids=self.end_ids, pad_id=self.pad_id,
         )  # fmt: skip
         return np.asarray(out)
+
+    def _expand(self, prompt: np.ndarray, shown: Sequence[Shown]) -> tuple[np.ndarray, np.ndarray]:
+        features = self.model.config.image_tokens
+        slots = [(picture.slots, len(picture.tiles) * features) for picture in shown]
+        return expand_images(np.asarray(prompt), slots)[:2]
 
 
 def _power_of_two(count: int) -> int:
@@ -120,22 +156,13 @@ def _pad_rows(x: np.ndarray, rows: int) -> np.ndarray:
     return np.concatenate([x, np.zeros((rows - len(x), *x.shape[1:]), x.dtype)])
 
 
-def _expand(prompt: np.ndarray, shown: Sequence[int], patches: int) -> tuple[np.ndarray, np.ndarray]:
-    tokens, image_index, _ = expand_images(np.asarray(prompt), patches)
-    if image_index.max(initial=-1) + 1 != len(shown) * patches:
-        raise ValueError(
-            f"a prompt has {(image_index.max(initial=-1) + 1) // patches} image markers, {len(shown)} pictures"
-        )
-    return tokens, image_index
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(model: VLM, params: Any, pixels: jax.Array) -> jax.Array:
     features: Any = model.apply({"params": params}, pixels, method="visual_features")
     return features.projected
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("max_new_tokens", "sampling", "eos_id", "pad_id"))
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("max_new_tokens", "sampling", "end_ids", "pad_id"))
 def _generate(
     model: VLM,
     params: Any,
@@ -149,7 +176,7 @@ def _generate(
     *,
     max_new_tokens: int,
     sampling: Sampling,
-    eos_id: int,
+    end_ids: tuple[int, ...],
     pad_id: int,
 ) -> Int[jax.Array, "B new"]:
     """Prefills the padded prompts, then draws tokens until the first `live` rows have ended or the limit is reached."""
@@ -165,6 +192,9 @@ def _generate(
     first = sample(output.logits[:, 0], jax.random.fold_in(key, 0), sampling)
     drawn = jnp.full((rows, max_new_tokens), pad_id, jnp.int32).at[:, 0].set(first)
 
+    def ends(token: jax.Array) -> jax.Array:
+        return jnp.isin(token, jnp.asarray(end_ids, jnp.int32))
+
     def unfinished(carry: tuple) -> jax.Array:
         step, _, _, _, done = carry
         return (step < max_new_tokens) & ~jnp.all(done)
@@ -176,8 +206,8 @@ def _generate(
         )
         token = sample(output.logits[:, 0], jax.random.fold_in(key, step), sampling)
         token = jnp.where(done, pad_id, token)
-        return step + 1, output.cache, token, drawn.at[:, step].set(token), done | (token == eos_id)
+        return step + 1, output.cache, token, drawn.at[:, step].set(token), done | ends(token)
 
-    done = (first == eos_id) | (jnp.arange(rows) >= live)
+    done = ends(first) | (jnp.arange(rows) >= live)
     carry = (jnp.int32(1), cache, first, drawn, done)
     return jax.lax.while_loop(unfinished, draw, carry)[3]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmfuser_jax.data import Tokenizer
+from mmfuser_jax.data import Tokenizer, end_ids
 from mmfuser_jax.data.sources import load_records
 from mmfuser_jax.evaluate import report
 from mmfuser_jax.evaluate.run import evaluate, plot_curves
@@ -26,7 +26,7 @@ def make_validator(run: RunConfig) -> Validate:
     """The `validate` of `train`: share of right answers on the validation split of a stage's source."""
 
     def validate(stage: Stage, model: VLM, params: Any, tokenizer: Tokenizer) -> Mapping[str, float]:
-        engine = Engine(model, params, eos_id=tokenizer.eos_id, pad_id=tokenizer.pad_id)
+        engine = Engine(model, params, end_ids=end_ids(tokenizer, stage.row.template), pad_id=tokenizer.pad_id)
         records = load_records(stage.validation, "validation")[: run.validation_records]
         predictions = predict(engine, tokenizer, records, stage.row, max_new_tokens=run.max_new_tokens)
         scores = exact_match(predictions)

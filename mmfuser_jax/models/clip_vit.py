@@ -107,12 +107,14 @@ class ClipVit(nn.Module):
     Attributes:
       config: shape.
       depth: blocks to build, at most config.depth: up to the deepest hidden state that will be asked for.
+      keep_class: hidden states keep the class token in front of the patches.
       dtype: compute dtype; parameters are float32.
       remat: key of `layers.REMAT_POLICIES`.
     """
 
     config: ClipVitConfig
     depth: int
+    keep_class: bool = False
     dtype: DType = jnp.float32
     remat: str = "none"
 
@@ -120,7 +122,7 @@ class ClipVit(nn.Module):
     def __call__(
         self, pixels: Float[Array, "n height width 3"], *, states: Sequence[int]
     ) -> tuple[Float[jax.Array, "n P D"], ...]:
-        """Hidden states of normalised pixels, patch tokens only (the class token is dropped).
+        """Hidden states of normalised pixels.
 
         Args:
           pixels: float[n, image_size, image_size, 3], normalised.
@@ -130,7 +132,8 @@ class ClipVit(nn.Module):
         x = self._embed(pixels.astype(self.dtype))
         block = functools.partial(ClipBlock, config, self.dtype)
         _, outputs = Stack(block, self.depth, config.scan_layers, self.remat, name="encoder")(x, None)
-        return tuple((x if index == 0 else outputs[index - 1])[:, 1:] for index in states)
+        first = 0 if self.keep_class else 1
+        return tuple((x if index == 0 else outputs[index - 1])[:, first:] for index in states)
 
     def _embed(self, pixels: Array) -> jax.Array:
         config = self.config

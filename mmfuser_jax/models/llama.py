@@ -1,4 +1,4 @@
-"""LLaMA decoder (arXiv 2302.13971; grouped-query attention as in 2307.09288). One module trains, prefills and decodes."""
+"""LLaMA and Mistral decoder (arXiv 2302.13971; grouped queries: 2307.09288; sliding window: 2310.06825). One module trains, prefills and decodes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Bool, Float, Int
 
 from mmfuser_jax.models.layers import DType, Stack, dense, rms_norm, stack_outputs
-from mmfuser_jax.ops.attention import attention
+from mmfuser_jax.ops.attention import attention, window_mask
 from mmfuser_jax.sharding import constrain, named
 from mmfuser_jax.types import Array, KVCache
 
@@ -54,6 +54,7 @@ class LlamaConfig:
       norm_epsilon: of every RMSNorm.
       rope_theta: base of the rotary frequencies.
       rope_scaling: stretch of the frequencies, or None.
+      sliding_window: positions a token looks back at, itself included (Mistral); 0 for all.
       tied_head: the output head is the transposed embedding.
       scan_layers: parameter layout, see `layers.Stack`.
     """
@@ -68,6 +69,7 @@ class LlamaConfig:
     norm_epsilon: float = 1e-5
     rope_theta: float = 10_000.0
     rope_scaling: RopeScaling | None = None
+    sliding_window: int = 0
     tied_head: bool = False
     scan_layers: bool = False
 
@@ -232,7 +234,10 @@ class Llama(nn.Module):
         per_layer, lengths = None, None
         if cache is not None:
             per_layer, lengths = (cache.keys, cache.values), cache.lengths
-            mask = (jnp.arange(cache.keys.shape[2])[None, None] <= positions[:, :, None])[:, None]
+            slots = jnp.broadcast_to(jnp.arange(cache.keys.shape[2]), (positions.shape[0], cache.keys.shape[2]))
+            mask = (slots[:, None] <= positions[:, :, None])[:, None]
+            if self.config.sliding_window:
+                mask &= window_mask(positions, slots, self.config.sliding_window)
         x = constrain(embeddings.astype(self.dtype), "batch", "length", "activation_embed")
         x, written = self.decoder(x, per_layer, angles, mask, lengths)
         if cache is not None:

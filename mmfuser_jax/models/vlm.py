@@ -17,9 +17,9 @@ from mmfuser_jax.models.fuser import Fuser, FuserConfig
 from mmfuser_jax.models.layers import DType
 from mmfuser_jax.models.llama import Llama, LlamaConfig, RopeScaling
 from mmfuser_jax.models.projector import Projector, ProjectorConfig
-from mmfuser_jax.ops.attention import packed_mask
-from mmfuser_jax.sharding import constrain
-from mmfuser_jax.types import CLIP_MEAN, CLIP_STD, Array, Batch, KVCache, ModelOutput, VisualFeatures
+from mmfuser_jax.ops.attention import packed_mask, window_mask
+from mmfuser_jax.sharding import constrain, named
+from mmfuser_jax.types import CLIP_MEAN, CLIP_STD, NEWLINE_SLOT, Array, Batch, KVCache, ModelOutput, VisualFeatures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +33,10 @@ class VlmConfig:
       fuser: MMFuser, or None for plain LLaVA-1.5.
       select_layer: hidden state of the vision encoder that is projected, and that queries the fuser; -2 is the
         last but one, as in LLaVA and MMFuser (which is 23 of ViT-L's 24 layers, counting the embedding as 0).
+      select_feature: "patch" drops the class token of the selected layer, "cls_patch" keeps it as a first image token.
+      tile_merge: how the tiles of one picture become image tokens ("flat", "spatial", "spatial_unpad"), see
+        `data.anyres`; only the last has a parameter of its own, the vector that ends a row.
+      grid_pinpoints: (width, height) pixel sizes a picture may be cut into tiles from; empty for one tile a picture.
       image_mean, image_std: per channel, of pixels scaled to [0, 1].
     """
 
@@ -41,6 +45,9 @@ class VlmConfig:
     projector: ProjectorConfig = dataclasses.field(default_factory=ProjectorConfig)
     fuser: FuserConfig | None = None
     select_layer: int = -2
+    select_feature: str = "patch"
+    tile_merge: str = "flat"
+    grid_pinpoints: tuple[tuple[int, int], ...] = ()
     image_mean: tuple[float, float, float] = CLIP_MEAN
     image_std: tuple[float, float, float] = CLIP_STD
 
@@ -51,6 +58,14 @@ class VlmConfig:
                 raise ValueError(f"vision width {self.vision.width} does not divide by {self.fuser.heads} fuser heads")
             for layer in self.fuser.key_layers:
                 self.vision.state_index(layer)
+        if self.select_feature not in ("patch", "cls_patch"):
+            raise ValueError(f"select_feature {self.select_feature!r} is not patch or cls_patch")
+        if self.select_feature == "cls_patch" and (self.fuser is not None or self.tile_merge != "flat"):
+            raise ValueError(
+                "select_feature cls_patch has no place on a grid: no fuser, and tile_merge flat, go with it"
+            )
+        if self.tile_merge not in ("flat", "spatial", "spatial_unpad"):
+            raise ValueError(f"tile_merge {self.tile_merge!r} is not flat, spatial or spatial_unpad")
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> VlmConfig:
@@ -71,6 +86,16 @@ class VlmConfig:
         return _build(cls, built, "model")
 
     @property
+    def image_tokens(self) -> int:
+        """P, image tokens of one tile: its patches, and the class token where it is kept."""
+        return self.vision.patches + (self.select_feature == "cls_patch")
+
+    @property
+    def tiles_end_rows(self) -> bool:
+        """Whether a learned vector ends every row of a tiled picture."""
+        return self.tile_merge == "spatial_unpad"
+
+    @property
     def states(self) -> tuple[int, ...]:
         """Hidden states to read, as non-negative indices: the fuser's key layers, then the query layer."""
         keys = self.fuser.key_layers if self.fuser else ()
@@ -83,9 +108,13 @@ def _build(cls: Any, fields: Mapping[str, Any], where: str) -> Any:
     if unknown:
         raise ValueError(f"{where} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
     try:
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+        return cls(**{name: _tuples(value) for name, value in fields.items()})
     except TypeError as error:  # a required field is missing
         raise ValueError(f"{where}: {error}") from None
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 class VLM(nn.Module):
@@ -103,11 +132,15 @@ class VLM(nn.Module):
 
     def setup(self) -> None:
         config = self.config
-        self.vision_encoder = ClipVit(config.vision, max(config.states), self.dtype, self.remat)
+        keep_class = config.select_feature == "cls_patch"
+        self.vision_encoder = ClipVit(config.vision, max(config.states), keep_class, self.dtype, self.remat)
         if config.fuser is not None:
             self.fuser = Fuser(config.fuser, self.dtype)
         self.projector = Projector(config.projector, config.llm.width, self.dtype)
         self.llm = Llama(config.llm, self.dtype, self.remat)
+        if config.tiles_end_rows:
+            small = nn.initializers.normal(config.llm.width**-0.5)
+            self.image_newline = self.param("image_newline", named(small, "norm"), (config.llm.width,))
 
     def visual_features(self, pixels: Num[Array, "n height width 3"]) -> VisualFeatures:
         """Every stage of the visual path. uint8 pixels are normalised here, floats are taken as normalised."""
@@ -140,12 +173,18 @@ class VLM(nn.Module):
         if image_features is None or image_index is None:
             return text
         picked = jnp.take_along_axis(image_features, jnp.maximum(image_index, 0)[..., None], axis=1)
-        return jnp.where(image_index[..., None] >= 0, picked.astype(text.dtype), text)
+        merged = jnp.where(image_index[..., None] >= 0, picked.astype(text.dtype), text)
+        if self.config.tiles_end_rows:
+            newline = self.image_newline.astype(text.dtype)[None, None]
+            merged = jnp.where(image_index[..., None] == NEWLINE_SLOT, newline, merged)
+        return merged
 
     def __call__(self, batch: Batch) -> ModelOutput:
         """Logits of a packed batch; targets are not looked at."""
         embeddings = self.merge(batch.tokens, batch.image_index, self.encode_images(batch.pixels))
         mask = packed_mask(batch.segment_ids, batch.branch_ids)
+        if self.config.llm.sliding_window:
+            mask &= window_mask(batch.positions, batch.positions, self.config.llm.sliding_window)
         hidden, _ = self.llm(embeddings, positions=batch.positions, mask=mask)
         return ModelOutput(logits=self.llm.logits(hidden))
 

@@ -41,3 +41,10 @@ def packed_mask(segment_ids: Int[Array, "B T"], branch_ids: Int[Array, "B T"]) -
     in_trunk = branch_ids[:, None, :] == 0
     same_branch = branch_ids[:, :, None] == branch_ids[:, None, :]
     return (causal[None] & same_segment & (in_trunk | same_branch))[:, None]
+
+
+def window_mask(
+    query_positions: Int[Array, "B T"], key_positions: Int[Array, "B S"], window: int
+) -> Bool[jax.Array, "B 1 T S"]:
+    """Keys fewer than `window` positions before the query: Mistral's sliding window (arXiv 2310.06825, section 2)."""
+    return jnp.asarray(query_positions[:, :, None] - key_positions[:, None, :] < window)[:, None]

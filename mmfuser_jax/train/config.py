@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmfuser_jax import model_folder
 from mmfuser_jax.data.conversation import get_template
 from mmfuser_jax.data.images import check_aspect
 from mmfuser_jax.data.pipeline import Augmentation, RowFormat
@@ -167,12 +168,10 @@ def _parse_stage(name: str, config: Mapping[str, Any], model: VlmConfig, start: 
         validation=fields["validation"],
         row=RowFormat(
             template=fields["template"],
+            images=model_folder.image_format(model, config["aspect"]),
+            im_start_end=config["im_start_end"],
             length=fields["length"],
-            images=fields["images"],
-            patches=model.vision.patches,
-            image_size=model.vision.image_size,
-            aspect=config["aspect"],
-            image_mean=model.image_mean,
+            tiles=fields["tiles"],
         ),
         conversations=fields["conversations"],
         augmentation=Augmentation(shift=fields["shift"], flip=fields["flip"]),

@@ -22,7 +22,7 @@ from mmfuser_jax.data import Tokenizer, load_tokenizer
 from mmfuser_jax.data.pipeline import ToRow, make_loader
 from mmfuser_jax.data.records import IMAGE_MARKER
 from mmfuser_jax.data.sources import load_records
-from mmfuser_jax.data.tokenizer import train_word_tokenizer
+from mmfuser_jax.data.tokenizer import is_tokenizer_folder, train_word_tokenizer
 from mmfuser_jax.models import VLM
 from mmfuser_jax.models.params import abstract_params, boxed_params
 from mmfuser_jax.train.config import RunConfig, Stage, check_unchanged, parse_run
@@ -131,7 +131,7 @@ def _claim(workdir: Path, config: Mapping[str, Any]) -> None:
 
 def _tokenizer(config: RunConfig, workdir: Path) -> Tokenizer:
     folder = workdir / model_folder.TOKENIZER
-    if not (folder / "tokenizer.json").exists():
+    if not is_tokenizer_folder(folder):
         if config.init_from:
             model_folder.copy_tokenizer(Path(config.init_from) / model_folder.TOKENIZER, workdir)
         elif config.tokenizer == "words":
@@ -151,7 +151,9 @@ def _card(config: RunConfig) -> model_folder.ModelCard:
     last = config.stages[-1]
     records = load_records(last.source, last.split)
     history = any(len(turns) > 2 for record in records for turns in record.conversations)
-    return model_folder.ModelCard(config.model, last.row.template, last.row.aspect, history)
+    return model_folder.ModelCard(
+        config.model, last.row.template, last.row.images.aspect, history, last.row.im_start_end
+    )
 
 
 def _training_texts(config: RunConfig) -> list[str]:

@@ -13,8 +13,8 @@ from flax import struct
 from flax.core import meta
 from jax.sharding import Mesh
 
-from mmfuser_jax import model_folder, sharding
-from mmfuser_jax.checkpoint import restore_params
+from mmfuser_jax import layout, model_folder, sharding
+from mmfuser_jax.checkpoint import StoredParams, restore_params
 from mmfuser_jax.models import VLM
 from mmfuser_jax.models.params import abstract_params, dummy_batch, init_params, with_shardings
 from mmfuser_jax.train.optim import (
@@ -52,20 +52,16 @@ def initial_params(model: VLM, seed: int, mesh: Mesh, init_from: str = "") -> An
     """Fresh parameters, or those of another model folder with only the missing ones made fresh.
 
     Raises:
-      ModelFolderError, CheckpointError: `init_from` is no model.
-      ValueError: it has parameters that this model lacks, or of another shape.
+      CheckpointError: `init_from` is no model, has parameters that this model lacks, or some of another shape.
     """
     if not init_from:
         return init_params(model, seed, mesh)
-    folder = Path(init_from)
-    source = abstract_params(VLM(model_folder.read_card(folder).config), mesh)
+    folder = Path(init_from) / model_folder.CHECKPOINTS
+    stored = StoredParams(folder)
     wanted = flatten(abstract_params(model, mesh))
-    for path, x in flatten(source).items():
-        if path not in wanted or wanted[path].shape != x.shape:
-            here = wanted[path].shape if path in wanted else "nothing"
-            raise ValueError(f"init_from {init_from}: {path} has shape {x.shape}, this model has {here}")
-    loaded, step = restore_params(folder / model_folder.CHECKPOINTS, source)
-    loaded = flatten(loaded)
+    present = {path: x for path, x in wanted.items() if layout.sources(path, x.shape, stored.shapes)}
+    restored, step = restore_params(folder, unflatten(present))
+    loaded = flatten(restored)
     missing = {path: x.sharding for path, x in wanted.items() if path not in loaded}
     LOG.info("started from %s, step %d; fresh: %s", init_from, step, ", ".join(missing) or "nothing")
 
