@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import grain
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
+from orbax.checkpoint.experimental import v1 as ocp_v1
+from orbax.checkpoint.experimental.v1 import partial as ocp_partial
+
+from mmfuser_jax import layout
 
 PARAMS, TRAIN, DATA, META = "params", "train", "data", "meta"
+METADATA = "_CHECKPOINT_METADATA"
+"""Orbax's own file beside the items of a step."""
 
 
 class CheckpointError(ValueError):
@@ -83,8 +95,117 @@ class Checkpoints:
         self._manager.close()
 
 
+class ParamsWriter:
+    """Writes the parameters of a checkpoint a few at a time, so that a model larger than memory can be written.
+
+    Use as a context manager; the checkpoint appears when the block ends without an error, and else not at all.
+    """
+
+    def __init__(self, folder: Path, step: int = 0, buffer_bytes: int = 256 << 20) -> None:
+        """`folder` is a run's `checkpoints`; about `buffer_bytes` are held before they are written."""
+        self._folder = folder.absolute()
+        self._target = self._folder / str(step)
+        self._draft = self._folder / f"{step}.draft"
+        self._limit = buffer_bytes
+        self._held: dict[str, np.ndarray] = {}
+
+    def add(self, path: str, array: np.ndarray) -> None:
+        """Adds the parameter at `path` ("llm/final_norm/scale"), in its own dtype."""
+        self._held[path] = array
+        if sum(x.nbytes for x in self._held.values()) >= self._limit:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._held:
+            context = ocp_v1.Context()
+            context.array.saving.use_compression = False  # trained weights hardly shrink, and it costs most of the time
+            with context:
+                ocp_partial.save(self._draft, unflatten_dict(self._held, sep="/"))
+            self._held = {}
+
+    def __enter__(self) -> ParamsWriter:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None:
+            self._flush()
+            ocp_partial.finalize(self._draft)
+            self._target.mkdir()
+            (self._draft / "state").rename(self._target / PARAMS)  # where restoring a run's checkpoint looks
+            (self._draft / METADATA).rename(self._target / METADATA)
+        for leftover in self._folder.glob(f"{self._draft.name}*"):
+            shutil.rmtree(leftover)
+
+
+class StoredParams:
+    """The parameters of one checkpoint on disk, readable one by one.
+
+    Attributes:
+      step: of the checkpoint.
+      shapes: jax.ShapeDtypeStruct of every parameter by path, as stored.
+    """
+
+    def __init__(self, folder: Path, step: int | None = None) -> None:
+        """Opens the newest checkpoint of a run's `checkpoints` folder, or that of `step`.
+
+        Raises:
+          CheckpointError: there is none.
+        """
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder}: no checkpoints here")
+        steps = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
+        self.step = step if step is not None else max(steps, default=-1)
+        if self.step not in steps:
+            raise CheckpointError(f"{folder}: no checkpoint of step {step}; there are {steps}")
+        self._folder = folder.absolute() / str(self.step) / PARAMS
+        self._handler = ocp.PyTreeCheckpointHandler()
+        try:
+            tree = self._handler.metadata(epath.Path(self._folder)).tree
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise CheckpointError(f"{self._folder}: not readable parameters ({_first_line(error)})") from error
+        leaves = flatten_dict(tree, sep="/")
+        self.shapes = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
+
+    def read(self, paths: Iterable[str]) -> dict[str, np.ndarray]:
+        """Some parameters as NumPy arrays, as stored.
+
+        Raises:
+          CheckpointError: damaged data.
+        """
+        return self._restore({path: self.shapes[path] for path in paths}, ocp.RestoreArgs(restore_type=np.ndarray))
+
+    def place(self, wanted: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+        """Some parameters on devices, in the dtypes and shardings of `wanted`.
+
+        Raises:
+          CheckpointError: damaged data.
+        """
+        return self._restore(wanted, None)
+
+    def _restore(self, wanted: dict[str, Any], how: Any) -> dict[str, Any]:
+        args = {
+            path: how or ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype, global_shape=x.shape)
+            for path, x in wanted.items()
+        }
+        try:
+            tree = self._handler.restore(
+                epath.Path(self._folder),
+                args=ocp.args.PyTreeRestore(
+                    unflatten_dict(wanted, sep="/"),
+                    restore_args=unflatten_dict(args, sep="/"),
+                    partial_restore=True,
+                ),
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{self._folder}: damaged ({_first_line(error)})") from error
+        return flatten_dict(tree, sep="/")
+
+
 def restore_params(folder: Path, params: Any, step: int | None = None) -> tuple[Any, int]:
     """Only the parameters of a checkpoint, into the shapes and shardings of abstract `params`; and its step.
+
+    Layers stored one by one are stacked where `params` has them stacked (`layers.Stack`), and the other way round.
 
     Args:
       folder: the `checkpoints` folder of a run.
@@ -94,17 +215,52 @@ def restore_params(folder: Path, params: Any, step: int | None = None) -> tuple[
     Raises:
       CheckpointError: no such checkpoint, or it holds other parameters.
     """
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder}: no checkpoints here")
-    with ocp.CheckpointManager(folder.absolute()) as manager:
-        step = manager.latest_step() if step is None else step
-        if step is None or step not in manager.all_steps():
-            raise CheckpointError(f"{folder}: no checkpoint of step {step}; there are {sorted(manager.all_steps())}")
-        try:
-            items = manager.restore(step, args=ocp.args.Composite(**{PARAMS: ocp.args.StandardRestore(params)}))
-        except (ValueError, KeyError) as error:
-            raise CheckpointError(f"{folder / str(step)} does not fit this model: {_first_line(error)}") from error
-    return items[PARAMS], step
+    stored = StoredParams(folder, step)
+    wanted = flatten_dict(params, sep="/")
+    sources = {path: layout.sources(path, x.shape, stored.shapes) for path, x in wanted.items()}
+    _check_fit(folder / str(stored.step), stored, wanted, sources)
+    same = {path: x for path, x in wanted.items() if sources[path] == ((path, None),)}
+    restored = stored.place(same)
+    for path, x in wanted.items():
+        if path not in same:
+            arrays = stored.read({source for source, _ in sources[path]})
+            restored[path] = jax.device_put(layout.assemble(arrays, sources[path]).astype(x.dtype), x.sharding)
+    return unflatten_dict(restored, sep="/"), stored.step
+
+
+def stored_dtypes(folder: Path, params: Any, step: int | None = None) -> Any:
+    """Abstract `params` in the dtypes that a checkpoint stores them in, for models that are only read.
+
+    Raises:
+      CheckpointError: no such checkpoint.
+    """
+    stored = StoredParams(folder, step).shapes
+    wanted = flatten_dict(params, sep="/")
+    for path, x in wanted.items():
+        if found := layout.sources(path, x.shape, stored):
+            wanted[path] = jax.ShapeDtypeStruct(x.shape, stored[found[0][0]].dtype, sharding=x.sharding)
+    return unflatten_dict(wanted, sep="/")
+
+
+def _check_fit(where: Path, stored: StoredParams, wanted: dict[str, Any], sources: dict[str, layout.Sources]) -> None:
+    lacking = [path for path, found in sources.items() if not found]
+    if lacking:
+        raise CheckpointError(f"{where} does not fit this model: it lacks {_some(lacking)}")
+    used = {source for found in sources.values() for source, _ in found}
+    if stored.shapes.keys() - used:
+        raise CheckpointError(f"{where} does not fit this model: it also has {_some(stored.shapes.keys() - used)}")
+    odd = [
+        f"{path} {layout.assembled_shape(stored.shapes, sources[path])} instead of {x.shape}"
+        for path, x in wanted.items()
+        if layout.assembled_shape(stored.shapes, sources[path]) != x.shape
+    ]
+    if odd:
+        raise CheckpointError(f"{where} does not fit this model: {_some(odd)}")
+
+
+def _some(names: Iterable[str], count: int = 5) -> str:
+    names = sorted(names)
+    return ", ".join(names[:count]) + (f" and {len(names) - count} more" if len(names) > count else "")
 
 
 def _first_line(error: Exception) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,18 @@ import numpy as np
 from jax.sharding import Mesh
 from PIL import Image
 
-from mmfuser_jax import model_folder, sharding
-from mmfuser_jax.checkpoint import restore_params
-from mmfuser_jax.data import Tokenizer, Turn, encode_prompt, load_tokenizer
-from mmfuser_jax.data.images import fit_image
-from mmfuser_jax.data.packing import expand_images
+from mmfuser_jax import convert, hub, model_folder, sharding
+from mmfuser_jax.checkpoint import restore_params, stored_dtypes
+from mmfuser_jax.data import Tokenizer, Turn, decode_answer, encode_prompt, end_ids, load_tokenizer
+from mmfuser_jax.data.packing import branch, pack_row
+from mmfuser_jax.data.pictures import Picture
+from mmfuser_jax.data.pipeline import stack_rows
 from mmfuser_jax.data.records import IMAGE_MARKER
 from mmfuser_jax.generate import Engine, Sampling
 from mmfuser_jax.model_folder import ModelCard
 from mmfuser_jax.models import VLM
 from mmfuser_jax.models.params import abstract_params
-from mmfuser_jax.types import IMAGE_TOKEN_INDEX, Batch, VisualFeatures
-
-NO_TOKEN = -1
-"""End token of a model without a tokenizer: never drawn."""
+from mmfuser_jax.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, VisualFeatures
 
 
 class VisionLanguageModel:
@@ -44,13 +43,12 @@ class VisionLanguageModel:
         self.params = params
         self.tokenizer = tokenizer
         self.step = step
-        eos, pad = (tokenizer.eos_id, tokenizer.pad_id) if tokenizer else (NO_TOKEN, 0)
-        self.engine = Engine(model, params, eos_id=eos, pad_id=pad)
+        ends, pad = (end_ids(tokenizer, card.template), tokenizer.pad_id) if tokenizer else ((), 0)
+        self.engine = Engine(model, params, end_ids=ends, pad_id=pad)
 
     def preprocess(self, image: Image.Image) -> np.ndarray:
-        """uint8[height, width, 3] at the encoder's size, by the model's own aspect rule."""
-        config = self.model.config
-        return fit_image(image, self.card.aspect, config.vision.image_size, config.image_mean)
+        """uint8[tiles, height, width, 3] at the encoder's size, by the model's own aspect rule."""
+        return self.card.images.picture(image).pixels
 
     def generate(
         self,
@@ -96,70 +94,86 @@ class VisionLanguageModel:
     ) -> list[str]:
         """The next answer of every conversation, which ends with a human turn; pictures where `<image>` stands."""
         tokenizer = self._need_tokenizer()
-        prompts = [encode_prompt(turns, tokenizer, self.card.template) for turns in conversations]
-        pictures = [self.preprocess(image) for shown in images for image in shown]
-        features = self.engine.encode_images(np.stack(pictures)) if pictures else None
-        ends = np.cumsum([len(shown) for shown in images])
-        rows = [range(end - len(shown), end) for end, shown in zip(ends, images, strict=True)]
-        new = self.engine.generate(prompts, features, rows, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed)
-        return [tokenizer.decode(ids) for ids in new]
+        template, mark = self.card.template, self.card.im_start_end
+        prompts = [encode_prompt(turns, tokenizer, template, im_start_end=mark) for turns in conversations]
+        pictures = [[self.card.images.picture(image) for image in row] for row in images]
+        features, shown = self.engine.encode_pictures(pictures)
+        new = self.engine.generate(
+            prompts, features, shown, max_new_tokens=max_new_tokens, sampling=sampling, seed=seed
+        )
+        return [decode_answer(ids, tokenizer, template) for ids in new]
 
-    def logits(self, input_ids: np.ndarray, pixel_values: np.ndarray | None = None) -> np.ndarray:
+    def logits(
+        self,
+        input_ids: np.ndarray,
+        pixel_values: np.ndarray | Sequence[np.ndarray] | None = None,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> np.ndarray:
         """Logits of a full forward pass, LLaVA's calling convention.
 
         Args:
           input_ids: int[B, T], -200 where a picture goes.
-          pixel_values: float[N, H, W, 3], normalised, consumed in reading order.
+          pixel_values: normalised pictures in reading order: float[N, H, W, 3], or one float[tiles, H, W, 3] each. As in
+            the reference, rows without a picture may bring one that is not looked at (one picture a row then).
+          image_sizes: (width, height) of the pictures before they were cut into tiles, for a model that merges tiles
+            in space.
 
         Returns:
-          float32[B, T', V]; T' counts each picture as its patches. Rows with fewer pictures are padded on the right,
-          their logits there mean nothing.
+          float32[B, T', V]; T' counts each picture as its image tokens. Rows with fewer are padded on the right, their
+          logits there mean nothing.
 
         Raises:
           ValueError: markers and pictures differ in number.
         """
-        batch = self._lay_out(np.asarray(input_ids), pixel_values)
+        rows = self._rows(np.asarray(input_ids), pixel_values, image_sizes)
+        examples = [
+            branch([(ids, np.full(len(ids), IGNORE_INDEX))], pictures, self.card.images) for ids, pictures in rows
+        ]
+        length = max(example.length for example in examples)
+        tiles = max(1, *(len(example.pixels) for example in examples))
+        batch = stack_rows([pack_row([x], length, tiles, self.card.images.tokens) for x in examples])
         return np.asarray(_forward(self.model, self.params, batch))
 
     def generate_ids(
-        self, input_ids: np.ndarray, pixel_values: np.ndarray | None = None, *, max_new_tokens: int = 64
+        self,
+        input_ids: np.ndarray,
+        pixel_values: np.ndarray | Sequence[np.ndarray] | None = None,
+        image_sizes: Sequence[tuple[int, int]] | None = None,
+        *,
+        max_new_tokens: int = 64,
     ) -> list[list[int]]:
-        """Greedy new tokens (only) of every row of int[B, T], -200 for a picture; float[N, H, W, 3] pixels."""
-        counts = [int(np.sum(row == IMAGE_TOKEN_INDEX)) for row in np.asarray(input_ids)]
-        given = 0 if pixel_values is None else len(pixel_values)
-        if sum(counts) != given:
-            raise ValueError(f"{sum(counts)} image markers for {given} pictures")
-        features = self.engine.encode_images(np.asarray(pixel_values)) if given else None
-        ends = np.cumsum(counts)
-        rows = [range(end - count, end) for end, count in zip(ends, counts, strict=True)]
-        return self.engine.generate(list(np.asarray(input_ids)), features, rows, max_new_tokens=max_new_tokens)
+        """Greedy new tokens (only) of every row; arguments as in `logits`, rows without padding."""
+        rows = self._rows(np.asarray(input_ids), pixel_values, image_sizes)
+        features, shown = self.engine.encode_pictures([pictures for _, pictures in rows])
+        return self.engine.generate([ids for ids, _ in rows], features, shown, max_new_tokens=max_new_tokens)
 
     def visual_features(self, images: Sequence[Image.Image]) -> VisualFeatures:
         """Every stage of the visual path for some pictures, for inspection."""
-        pixels = np.stack([self.preprocess(image) for image in images])
+        pixels = np.concatenate([self.preprocess(image) for image in images])
         return _visual_features(self.model, self.params, pixels)
 
-    def _lay_out(self, input_ids: np.ndarray, pixel_values: np.ndarray | None) -> Batch:
-        """Rows of ids and a flat list of pictures → a batch with the rows' own pictures beside them."""
-        vision = self.model.config.vision
-        expanded = [expand_images(row, vision.patches)[:2] for row in input_ids]
-        counts = [int(index.max(initial=-1) + 1) // vision.patches for _, index in expanded]
-        pixels = (
-            np.zeros((0, vision.image_size, vision.image_size, 3), np.float32) if pixel_values is None else pixel_values
-        )
-        if sum(counts) != len(pixels):
-            raise ValueError(f"{sum(counts)} image markers for {len(pixels)} pictures")
-        length = max(len(tokens) for tokens, _ in expanded)
-        shape = (len(expanded), length)
-        tokens, index, segments = np.zeros(shape, np.int32), np.full(shape, -1, np.int32), np.zeros(shape, np.int32)
-        laid = np.zeros((len(expanded), max(1, *counts), *pixels.shape[1:]), np.float32)
-        first = 0
-        for row, ((ids, places), count) in enumerate(zip(expanded, counts, strict=True)):
-            tokens[row, : len(ids)], index[row, : len(ids)], segments[row, : len(ids)] = ids, places, 1
-            laid[row, :count] = pixels[first : first + count]
-            first += count
-        positions = np.broadcast_to(np.arange(length, dtype=np.int32), shape)
-        return Batch(tokens, tokens, positions, segments, np.zeros(shape, np.int32), index, laid)
+    def _rows(
+        self,
+        input_ids: np.ndarray,
+        pixel_values: np.ndarray | Sequence[np.ndarray] | None,
+        image_sizes: Sequence[tuple[int, int]] | None,
+    ) -> list[tuple[np.ndarray, list[Picture]]]:
+        """Every row's ids with its own pictures."""
+        tiled = [
+            pixels if pixels.ndim == 4 else pixels[None] for pixels in (() if pixel_values is None else pixel_values)
+        ]
+        sizes = image_sizes or [(self.card.images.size,) * 2] * len(tiled)
+        pictures = [
+            Picture(pixels, self.card.images.slots(size, len(pixels)))
+            for pixels, size in zip(tiled, sizes, strict=True)
+        ]
+        markers = (input_ids == IMAGE_TOKEN_INDEX).sum(axis=1)
+        if len(pictures) != markers.sum():
+            if len(pictures) != len(input_ids) or markers.max() > 1:
+                raise ValueError(f"{markers.sum()} image markers for {len(pictures)} pictures")
+            pictures = [picture for picture, count in zip(pictures, markers, strict=True) if count]
+        ends = np.cumsum(markers)
+        return [(ids, pictures[end - count : end]) for ids, end, count in zip(input_ids, ends, markers, strict=True)]
 
     def _need_tokenizer(self) -> Tokenizer:
         if self.tokenizer is None:
@@ -168,27 +182,53 @@ class VisionLanguageModel:
 
 
 def load(
-    path: str | Path, *, dtype: Any = jnp.float32, mesh: Mesh | None = None, step: int | None = None
+    path: str | Path,
+    *,
+    dtype: Any = jnp.float32,
+    mesh: Mesh | None = None,
+    step: int | None = None,
+    template: str = "",
+    allow_pickle: bool = False,
 ) -> VisionLanguageModel:
-    """Loads a model folder: a training workdir or a converted model.
+    """Loads a model folder (a training workdir, a converted model), or a PyTorch checkpoint as it is.
+
+    Parameters stay in the dtype they are stored in; computing happens in `dtype`.
 
     Args:
-      path: folder with model.json, checkpoints/ and, for text, tokenizer/.
+      path: folder with model.json, checkpoints/ and, for text, tokenizer/; or a LLaVA, MMFuser or `llava-hf` folder with
+        safetensors; or a hub id of one.
       dtype: compute dtype.
       mesh: devices to spread the parameters over; by default all of them, along `data`.
-      step: which checkpoint; None for the newest.
+      step: which checkpoint of a model folder; None for the newest.
+      template: conversation template; by default what the folder says, for PyTorch's "v1".
+      allow_pickle: read a PyTorch checkpoint's `.bin` files, with its restricted unpickler.
 
     Raises:
-      ModelFolderError, CheckpointError: not a model, or none at this step.
+      ModelFolderError, CheckpointError, ConversionError: not a model, damaged, or no such step.
     """
-    folder = Path(path)
+    folder = hub.local_folder(path)
+    mesh = mesh or sharding.make_mesh(data=-1)
+    if not (folder / model_folder.MODEL_FILE).exists() and not (folder / model_folder.CHECKPOINTS).is_dir():
+        return _load_torch(folder, dtype, mesh, template, allow_pickle)
     card = model_folder.read_card(folder)
+    card = dataclasses.replace(card, template=template or card.template)
     model = VLM(card.config, dtype)
-    shapes = abstract_params(model, mesh or sharding.make_mesh(data=-1))
+    shapes = stored_dtypes(folder / model_folder.CHECKPOINTS, abstract_params(model, mesh), step)
     params, step = restore_params(folder / model_folder.CHECKPOINTS, shapes, step)
     tokenizer_folder = folder / model_folder.TOKENIZER
     tokenizer = load_tokenizer(tokenizer_folder) if tokenizer_folder.exists() else None
     return VisionLanguageModel(card, model, params, tokenizer, step)
+
+
+def _load_torch(folder: Path, dtype: Any, mesh: Mesh, template: str, allow_pickle: bool) -> VisionLanguageModel:
+    checkpoint = convert.open_checkpoint([folder], allow_pickle=allow_pickle)
+    if not checkpoint.whole:
+        raise convert.ConversionError(f"{folder}: holds only {', '.join(checkpoint.parts)}, which cannot answer alone")
+    model = VLM(checkpoint.config, dtype)
+    card = checkpoint.card(template)
+    params = convert.place_params(checkpoint, abstract_params(model, mesh))
+    tokenizer = load_tokenizer(checkpoint.tokenizer) if checkpoint.tokenizer else None
+    return VisionLanguageModel(card, model, params, tokenizer)
 
 
 _forward = jax.jit(lambda model, params, batch: model.apply({"params": params}, batch).logits, static_argnums=0)

@@ -1,4 +1,4 @@
-"""The whole model against the reference's numbers: every stage, loss, gradients, greedy tokens; and broken variants."""
+"""Whole models against the reference's numbers: every stage, loss, gradients, greedy tokens; and broken variants."""
 
 import dataclasses
 import functools
@@ -9,34 +9,36 @@ import numpy as np
 import pytest
 
 from mmfuser_jax.data.packing import expand_images
-from mmfuser_jax.facade import VisionLanguageModel
-from mmfuser_jax.model_folder import ModelCard
 from mmfuser_jax.models import VLM
 from mmfuser_jax.models import clip_vit as clip_vit_module
+from mmfuser_jax.models import fuser as fuser_module
 from mmfuser_jax.models import llama as llama_module
 from mmfuser_jax.ops import cross_entropy
-from mmfuser_jax.train.optim import flatten
+from mmfuser_jax.train.optim import flatten, unflatten
 from mmfuser_jax.types import Batch
-from tests import golden_params
+from tests import golden_models
 from tests.helpers import relative
 
-
-def model(**changes) -> VLM:
-    return VLM(dataclasses.replace(golden_params.config(), **changes))
+both = pytest.mark.parametrize("name", golden_models.NAMES)
 
 
-def pixels() -> np.ndarray:
-    return golden_params.stages()["pixel_values"].transpose(0, 2, 3, 1)
+def model(name, **changes) -> VLM:
+    return VLM(dataclasses.replace(golden_models.load(name).model.config, **changes))
 
 
-def batch() -> Batch:
+def pixels(name) -> np.ndarray:
+    return golden_models.stages(name)["pixel_values"].transpose(0, 2, 3, 1)
+
+
+def batch(name) -> Batch:
     """The golden batch of three rows, expanded as the reference merges it."""
-    stages = golden_params.stages()
+    stages = golden_models.stages(name)
     rows, length = stages["merged_labels"].shape
+    patches = model(name).config.vision.patches
     tokens, index = np.zeros((rows, length), np.int32), np.full((rows, length), -1, np.int32)
     for row in range(rows):
         ids = stages["input_ids"][row][stages["attention_mask"][row]]
-        expanded, places, _ = expand_images(ids, golden_params.config().vision.patches)
+        expanded, places, _ = expand_images(ids, [(np.arange(patches), patches)])
         tokens[row, : len(expanded)], index[row, : len(expanded)] = expanded, places
     targets = np.full((rows, length), -100, np.int32)
     targets[:, :-1] = stages["merged_labels"][:, 1:]
@@ -47,92 +49,97 @@ def batch() -> Batch:
         segment_ids=stages["merged_attention_mask"].astype(np.int32),
         branch_ids=np.zeros((rows, length), np.int32),
         image_index=index,
-        pixels=pixels()[:, None],
+        pixels=pixels(name)[:, None],
     )
 
 
 @functools.cache
-def apply(method: str | None = None):
-    params = {"params": golden_params.params()}
+def apply(name, method: str | None = None):
+    params = {"params": golden_models.load(name).params}
     if method == "visual_features":
-        return model().apply(params, pixels(), method=method)
-    return model().apply(params, batch()).logits
+        return model(name).apply(params, pixels(name), method=method)
+    return model(name).apply(params, batch(name)).logits
 
 
-def test_every_visual_stage():
-    stages, features = golden_params.stages(), apply("visual_features")
-    for ours, theirs in zip((*features.levels, features.query), stages["selected_features"], strict=True):
+def real(name, x: np.ndarray) -> np.ndarray:
+    """Only the places that are not padding."""
+    return np.asarray(x)[golden_models.stages(name)["merged_attention_mask"]]
+
+
+@both
+def test_every_visual_stage(name):
+    stages, features = golden_models.stages(name), apply(name, "visual_features")
+    selected = stages["selected_features"] if features.levels else stages["selected_features"][None]
+    for ours, theirs in zip((*features.levels, features.query), selected, strict=True):
         assert relative(ours, theirs) <= 1e-5
-    for ours, layer in zip((*features.levels, features.query), golden_params.config().states, strict=True):
+    for ours, layer in zip((*features.levels, features.query), model(name).config.states, strict=True):
         assert relative(ours, stages["vision_hidden_states"][layer][:, 1:]) <= 1e-5
     assert relative(features.fused, stages["fused"]) <= 1e-5
     assert relative(features.projected, stages["projected"]) <= 1e-5
 
 
-def real(x: np.ndarray) -> np.ndarray:
-    """Only the places that are not padding."""
-    return np.asarray(x)[golden_params.stages()["merged_attention_mask"]]
-
-
-def test_merged_embeddings_logits_and_loss():
-    stages, inputs = golden_params.stages(), batch()
-    params = {"params": golden_params.params()}
-    features = model().apply(params, inputs.pixels, method="encode_images")
-    merged = model().apply(params, inputs.tokens, inputs.image_index, features, method="merge")
-    assert relative(real(merged), real(stages["merged_embeds"])) <= 1e-5
-    assert relative(real(apply()), real(stages["logits"])) <= 1e-4
-    loss = cross_entropy(apply(), inputs.targets).mean
+@both
+def test_merged_embeddings_logits_and_loss(name):
+    stages, inputs = golden_models.stages(name), batch(name)
+    params = {"params": golden_models.load(name).params}
+    features = model(name).apply(params, inputs.pixels, method="encode_images")
+    merged = model(name).apply(params, inputs.tokens, inputs.image_index, features, method="merge")
+    assert relative(real(name, merged), real(name, stages["merged_embeds"])) <= 1e-5
+    assert relative(real(name, apply(name)), real(name, stages["logits"])) <= 1e-4
+    loss = cross_entropy(apply(name), inputs.targets).mean
     np.testing.assert_allclose(loss, stages["loss"], rtol=1e-6)
 
 
-def test_every_gradient():
-    inputs = batch()
+@both
+def test_the_facade_gives_the_same_logits(name):
+    stages = golden_models.stages(name)
+    logits = golden_models.load(name).logits(stages["input_ids"], pixels(name))
+    for row in range(3):
+        length = stages["merged_attention_mask"][row].sum()
+        assert relative(logits[row, :length], stages["logits"][row, :length]) <= 1e-4
+
+
+@both
+def test_every_gradient(name):
+    inputs = batch(name)
 
     def loss(params):
-        return cross_entropy(model().apply({"params": params}, inputs).logits, inputs.targets).mean
+        return cross_entropy(model(name).apply({"params": params}, inputs).logits, inputs.targets).mean
 
-    gradients = flatten(jax.grad(loss)(golden_params.params()))
-    stages = golden_params.stages()
-    expected = golden_params.ours(
-        {k.removeprefix("grad/"): v for k, v in stages.items() if k.startswith("grad/")}, True
-    )
-    assert len(expected) > 40
+    gradients = flatten(jax.grad(loss)(golden_models.load(name).params))
+    expected = golden_models.ours(name, golden_models.stages(name), "grad/")
+    assert expected.keys() == {path for path in gradients if not path.startswith("vision_encoder")}
     for path, gradient in expected.items():
         assert relative(gradients[path], gradient) <= 1e-4, path
 
 
-def test_greedy_tokens():
-    stages = golden_params.stages()
-    vlm = VisionLanguageModel(ModelCard(golden_params.config(), "v1", "pad"), model(), golden_params.params(), None)
-    for row in range(3):
-        prompt = stages[f"greedy_prompt_{row}"].astype(np.int32)
-        new = vlm.generate_ids(prompt[None], pixels()[row : row + 1], max_new_tokens=16)[0]
-        assert new == stages[f"greedy_tokens_{row}"][1:].tolist()  # the first is transformers' artificial start
+@both
+def test_greedy_tokens_alone_and_together(name):
+    stages, vlm = golden_models.stages(name), golden_models.load(name)
+    prompts = [stages[f"greedy_prompt_{row}"].astype(np.int32) for row in range(3)]
+    expected = [stages[f"greedy_tokens_{row}"][1:].tolist() for row in range(3)]  # the first is transformers' own start
+    for row, prompt in enumerate(prompts):
+        assert vlm.generate_ids(prompt[None], pixels(name)[row : row + 1], max_new_tokens=16)[0] == expected[row]
+    features = vlm.engine.encode_images(pixels(name))
+    shown = [[vlm.engine.whole(row)] for row in range(3)]
+    assert vlm.engine.generate(prompts, features, shown, max_new_tokens=16) == expected
 
 
-@pytest.mark.parametrize("broken", ["layer", "activation", "rotary", "patches", "unshifted labels"])
-def test_broken_variants_differ(broken, monkeypatch):
-    inputs, changes = batch(), {}
-    if broken == "layer":
-        changes = {"select_layer": -1}
-    elif broken == "activation":
-        monkeypatch.setattr(clip_vit_module, "quick_gelu", jax.nn.gelu)
-    elif broken == "rotary":
-        monkeypatch.setattr(llama_module, "apply_rotary", interleaved_rotary)
-    elif broken == "patches":
-        inputs = inputs.replace(pixels=inputs.pixels.swapaxes(2, 3))
-    else:
-        labels = golden_params.stages()["merged_labels"]
-        loss = cross_entropy(apply(), labels).mean
-        assert abs(loss / golden_params.stages()["loss"] - 1) > 1e-3
-        return
-    params = golden_params.params()
-    if broken == "layer":  # the golden tower has a sixth layer, which our tree leaves out: use the fifth's weights
-        encoder = {**params["vision_encoder"]["encoder"]}
-        encoder["layers_5"] = encoder["layers_4"]
-        params = {**params, "vision_encoder": {**params["vision_encoder"], "encoder": encoder}}
-    logits = model(**changes).apply({"params": params}, inputs).logits
-    assert relative(real(logits), real(golden_params.stages()["logits"])) > 1e-3
+def last_layer(params, _):
+    """Reads the last hidden state; our tree leaves that layer out, so it gets the weights of the one before."""
+    encoder = {**params["vision_encoder"]["encoder"]}
+    encoder["layers_5"] = encoder["layers_4"]
+    return {**params, "vision_encoder": {**params["vision_encoder"], "encoder": encoder}}, {"select_layer": -1}
+
+
+def other_activation(params, monkeypatch):
+    monkeypatch.setattr(clip_vit_module, "quick_gelu", jax.nn.gelu)
+    return params, {}
+
+
+def other_rotary(params, monkeypatch):
+    monkeypatch.setattr(llama_module, "apply_rotary", interleaved_rotary)
+    return params, {}
 
 
 def interleaved_rotary(x, angles):
@@ -140,3 +147,46 @@ def interleaved_rotary(x, angles):
     cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
     even, odd = x[..., ::2], x[..., 1::2]
     return jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1).reshape(x.shape)
+
+
+def swapped_offsets(params, _):
+    """x and y of the sampling offsets."""
+    flat = flatten(params)
+    for path in [path for path in flat if "sampling_offsets" in path]:
+        flat[path] = flat[path].reshape(*flat[path].shape[:-1], -1, 2)[..., ::-1].reshape(flat[path].shape)
+    return unflatten(flat), {}
+
+
+def no_second_gamma(params, _):
+    return {**params, "fuser": {**params["fuser"], "gamma2": jnp.zeros_like(params["fuser"]["gamma2"])}}, {}
+
+
+def softmax_per_level(params, monkeypatch):
+    """Attention weights that sum to one on every level, not over all levels together."""
+    softmax = jax.nn.softmax
+
+    def apart(x):
+        levels = x.reshape(*x.shape[:-1], -1, 4)
+        return (softmax(levels) / levels.shape[-2]).reshape(x.shape)
+
+    monkeypatch.setattr(fuser_module.jax.nn, "softmax", apart)
+    return params, {}
+
+
+ANYWHERE = (last_layer, other_activation, other_rotary)
+IN_A_FUSER = (swapped_offsets, no_second_gamma, softmax_per_level)
+BROKEN = [(name, f) for name in golden_models.NAMES for f in ANYWHERE] + [("mmfuser_tiny", f) for f in IN_A_FUSER]
+
+
+@pytest.mark.parametrize(("name", "break_it"), BROKEN, ids=[f"{name}-{f.__name__}" for name, f in BROKEN])
+def test_broken_variants_differ(name, break_it, monkeypatch):
+    """Each mistake must show in the logits far beyond the tolerance: the comparisons above can fail."""
+    broken, changes = break_it(golden_models.load(name).params, monkeypatch)
+    logits = model(name, **changes).apply({"params": broken}, batch(name)).logits
+    assert relative(real(name, logits), real(name, golden_models.stages(name)["logits"])) > 1e-3
+
+
+@both
+def test_labels_are_shifted(name):
+    labels = golden_models.stages(name)["merged_labels"]
+    assert abs(cross_entropy(apply(name), labels).mean / golden_models.stages(name)["loss"] - 1) > 1e-3

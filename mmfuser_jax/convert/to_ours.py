@@ -1,0 +1,156 @@
+"""Torch → ours: a checkpoint streamed into a model folder, or straight onto devices."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+from safetensors.numpy import save_file
+
+from mmfuser_jax import files, layout, model_folder
+from mmfuser_jax.checkpoint import ParamsWriter, StoredParams
+from mmfuser_jax.convert import processor
+from mmfuser_jax.convert.errors import ConversionError
+from mmfuser_jax.convert.progress import byte_bar
+from mmfuser_jax.convert.reading import TorchCheckpoint
+from mmfuser_jax.models import VLM
+from mmfuser_jax.models.params import boxed_params
+from mmfuser_jax.train.optim import flatten
+
+LOG = logging.getLogger(__name__)
+
+TORCH = "torch"
+"""Folder of what PyTorch's side has and we do not use: its config files, and tensors no output depends on."""
+
+UNUSED = "unused.safetensors"
+CHECKSUMS = "checksums.json"
+
+CARRIED = ("config.json", "generation_config.json", "clip/config.json", f"clip/{processor.FILE}", processor.FILE)
+"""Config files that travel along word for word, so that the way back gives them as they were."""
+
+
+def write_model_folder(checkpoint: TorchCheckpoint, target: Path, *, template: str, scan: bool = False) -> None:
+    """Writes a model folder with the checkpoint's parameters as step 0; it appears whole or not at all.
+
+    Holds a few hundred MB at a time (with `scan`, one stacked parameter).
+
+    Args:
+      checkpoint: whole, or some parts to start training from.
+      target: folder to make.
+      template: conversation template to remember.
+      scan: stack equal layers, the layout that compiles fast.
+
+    Raises:
+      ConversionError: `target` exists, or the source is damaged.
+    """
+    with whole_folder(target) as draft:
+        shapes = _stacked(checkpoint) if scan else checkpoint.shapes
+        checksums: dict[str, str] = {}
+        with (
+            ParamsWriter(draft / model_folder.CHECKPOINTS) as writer,
+            byte_bar("converting", _bytes(checkpoint)) as bar,
+        ):
+            for path, array in checkpoint.stream(shapes, checksums):
+                writer.add(path, array)
+                bar(array.nbytes)
+        files.write_text(draft / CHECKSUMS, json.dumps(checksums, indent=0, sort_keys=True) + "\n")
+        _write_card(checkpoint, draft, template, scan)
+        _carry(checkpoint, draft)
+
+
+def relayout(folder: Path, target: Path, *, scan: bool, step: int | None = None) -> None:
+    """Writes one checkpoint of a model folder into a new one, with equal layers stacked or not.
+
+    Raises:
+      ConversionError: `target` exists.
+      ModelFolderError, CheckpointError: `folder` is no model, or has no such step.
+    """
+    card = model_folder.read_card(folder)
+    stored = StoredParams(folder / model_folder.CHECKPOINTS, step)
+    card = dataclasses.replace(card, config=model_folder.with_layout(card.config, scan))
+    wanted = {path: leaf.unbox() for path, leaf in flatten(boxed_params(VLM(card.config))).items()}
+    with whole_folder(target) as draft:
+        with ParamsWriter(draft / model_folder.CHECKPOINTS, stored.step) as writer:
+            for path, leaf in wanted.items():
+                found = layout.sources(path, leaf.shape, stored.shapes)
+                arrays = stored.read({source for source, _ in found})
+                writer.add(path, layout.assemble(arrays, found))
+        model_folder.write_card(draft, card)
+        for name in (model_folder.TOKENIZER, TORCH):
+            if (folder / name).is_dir():
+                shutil.copytree(folder / name, draft / name)
+        if (folder / CHECKSUMS).exists():
+            shutil.copyfile(folder / CHECKSUMS, draft / CHECKSUMS)
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A folder to fill beside `target`, which it becomes when the block ends without an error, and else vanishes.
+
+    Raises:
+      ConversionError: `target` exists already.
+    """
+    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
+        raise ConversionError(f"{target}: exists already; choose another --target or delete it")
+    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
+    draft.mkdir(parents=True)
+    try:
+        yield draft
+        if target.exists():
+            target.rmdir()
+        draft.rename(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def place_params(checkpoint: TorchCheckpoint, shapes: Any) -> Any:
+    """Parameters read tensor by tensor onto the devices of abstract `shapes` (a tree with shardings), in stored dtypes."""
+    flat = {"/".join(key.key for key in path): x for path, x in jax.tree_util.tree_leaves_with_path(shapes)}
+    placed = {}
+    with byte_bar("loading", _bytes(checkpoint)) as bar:
+        for path, array in checkpoint.stream({path: x.shape for path, x in flat.items()}):
+            placed[path] = jax.device_put(array, flat[path].sharding)
+            bar(array.nbytes)
+    return jax.tree_util.tree_map_with_path(lambda path, _: placed["/".join(key.key for key in path)], shapes)
+
+
+def _bytes(checkpoint: TorchCheckpoint) -> int:
+    return sum(matched.tensor.nbytes for matched in checkpoint.params.values())
+
+
+def _stacked(checkpoint: TorchCheckpoint) -> dict[str, tuple[int, ...]]:
+    """Shapes with equal layers stacked."""
+    stacked: dict[str, tuple[int, ...]] = {}
+    for path, shape in checkpoint.shapes.items():
+        depth, name = layout.stacked(path)
+        stacked[name] = shape if depth is None else (max(depth + 1, stacked.get(name, (0,))[0]), *shape)
+    return stacked
+
+
+def _write_card(checkpoint: TorchCheckpoint, draft: Path, template: str, scan: bool) -> None:
+    card = checkpoint.card(template)
+    model_folder.write_card(draft, dataclasses.replace(card, config=model_folder.with_layout(card.config, scan)))
+
+
+def _carry(checkpoint: TorchCheckpoint, draft: Path) -> None:
+    """Tokenizer, config files and unused tensors."""
+    if checkpoint.tokenizer is not None:
+        model_folder.copy_tokenizer(checkpoint.tokenizer, draft)
+    else:
+        LOG.warning("no tokenizer beside the weights: the model folder works on token ids only")
+    torch = draft / TORCH
+    (torch / "clip").mkdir(parents=True)
+    for folder in checkpoint.folders:
+        inside = "clip/" if folder.prefixes.parts == ("vision_encoder",) else ""
+        for name in CARRIED:
+            if (folder.path / name).exists() and not (torch / inside / name).exists():
+                shutil.copyfile(folder.path / name, torch / inside / name)
+    save_file({home: tensor.read() for home, tensor in checkpoint.unused.items()}, torch / UNUSED)

@@ -1,0 +1,234 @@
+"""Ours → torch: a model folder as LLaVA/MMFuser or `llava-hf` safetensors, bit for bit, with config and tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors import safe_open
+
+from mmfuser_jax import layout, model_folder
+from mmfuser_jax.checkpoint import StoredParams
+from mmfuser_jax.convert import configs, processor, vocabulary
+from mmfuser_jax.convert.errors import ConversionError, listed
+from mmfuser_jax.convert.layouts import hf_prefixes, llava_prefixes
+from mmfuser_jax.convert.reading import TEMPLATE_FIELD, digest, read_json
+from mmfuser_jax.convert.shards import Entry, write_json, write_shards
+from mmfuser_jax.convert.tables import VISION_NEVER_READ, Prefixes, Target, key_table, to_torch, torch_shape
+from mmfuser_jax.convert.to_ours import CHECKSUMS, TORCH, UNUSED, whole_folder
+from mmfuser_jax.models import ClipVitConfig, VlmConfig
+
+LOG = logging.getLogger(__name__)
+
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+
+LAYOUTS: dict[str, Callable[[VlmConfig], Prefixes]] = {"llava": llava_prefixes, "hf": hf_prefixes}
+"""What can be written, by name."""
+
+
+class Exporter:
+    """A model folder seen as torch tensors.
+
+    Attributes:
+      config: shape of the model.
+      stored: its parameters.
+    """
+
+    def __init__(self, folder: Path, step: int | None = None, dtype: str = "") -> None:
+        """Opens a model folder; `dtype` turns all floating point tensors into it, "" leaves them as stored.
+
+        Raises:
+          ModelFolderError, CheckpointError, ConversionError: no model folder, not a whole model, unknown dtype.
+        """
+        if dtype and dtype not in DTYPES:
+            raise ConversionError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
+        self.card = model_folder.read_card(folder)
+        self.config = self.card.config
+        self.stored = StoredParams(folder / model_folder.CHECKPOINTS, step)
+        self._dtype = np.dtype(DTYPES[dtype]) if dtype else None
+        self._unused = folder / TORCH / UNUSED
+        sums = folder / CHECKSUMS
+        self._checksums = read_json(sums) if sums.exists() and self.stored.step == 0 else {}
+
+    def entries(self, prefixes: Prefixes) -> dict[str, Entry]:
+        """Every tensor of a layout by key.
+
+        Raises:
+          ConversionError: the checkpoint lacks some.
+        """
+        entries: dict[str, Entry] = {}
+        missing = []
+        kept = self._kept()
+        for key, target in key_table(self.config, prefixes).items():
+            entry = self._param(target) or kept.get(target.home) or self._neutral(target, bool(kept))
+            if entry is not None:
+                entries[key] = entry
+            elif target.path is not None:
+                missing.append(key)
+        if missing:
+            raise ConversionError(f"the checkpoint lacks {listed(missing)}")
+        return entries
+
+    def _param(self, target: Target) -> Entry | None:
+        """A tensor made of one of our parameters."""
+        found = layout.sources(target.path, (), self.stored.shapes) if target.path else ()
+        if not found:
+            return None
+        ours = layout.assembled_shape(self.stored.shapes, found)
+        shape = torch_shape(ours, target.kind, self._patch_shape())
+        dtype = self._dtype or np.dtype(self.stored.shapes[found[0][0]].dtype)
+
+        def make() -> np.ndarray:
+            arrays = self.stored.read({path for path, _ in found})
+            tensor = to_torch(layout.assemble(arrays, found), target.kind, shape)
+            known = self._checksums.get(target.home)
+            if known is not None and known != digest(tensor):
+                raise ConversionError(f"{target.path}: damaged on disk (its checksum is not the one it was saved with)")
+            return tensor.astype(dtype, copy=False)
+
+        return Entry(shape, dtype, make)
+
+    def _kept(self) -> dict[str, Entry]:
+        """Tensors that came along unused."""
+        if not self._unused.exists():
+            return {}
+        with safe_open(self._unused, "np") as opened:
+            kept = {home: opened.get_tensor(home) for home in opened.keys()}  # noqa: SIM118 (not a mapping)
+        kept = {home: x.astype(self._dtype or x.dtype, copy=False) for home, x in kept.items()}
+        return {home: Entry(x.shape, x.dtype, functools.partial(np.asarray, x)) for home, x in kept.items()}
+
+    def _neutral(self, target: Target, came_from_torch: bool) -> Entry | None:
+        """What a model that never was in torch lacks: the last vision layers and norm, which no output depends on.
+
+        A block of zeros hands its input on, so that whoever does read them gets the last hidden state there is.
+        """
+        if came_from_torch or not target.home.startswith("vision_encoder:") or target.home.endswith("position_ids"):
+            return None
+        example = self.config.vision
+        width, wide = example.width, example.mlp_width
+        name = target.home.removeprefix("vision_encoder:")
+        matrix = {"fc1.weight": (wide, width), "fc2.weight": (width, wide), "fc1.bias": (wide,)}
+        attention = (width, width) if "_proj.weight" in name else (width,)
+        shape = next((shape for end, shape in matrix.items() if name.endswith(end)), attention)
+        is_scale = name.endswith(("layer_norm1.weight", "layer_norm2.weight", VISION_NEVER_READ[0]))
+        dtype = self._dtype or np.dtype(np.float32)
+        return Entry(shape, dtype, lambda: np.full(shape, float(is_scale), dtype))
+
+    def _patch_shape(self) -> tuple[int, ...]:
+        vision = self.config.vision
+        return vision.width, 3, vision.patch_size, vision.patch_size
+
+
+def write_torch_folder(folder: Path, target: Path, to: str, *, step: int | None = None, dtype: str = "") -> None:
+    """Writes a model folder as a torch checkpoint; it appears whole or not at all.
+
+    Args:
+      folder: model folder.
+      target: folder to make.
+      to: "llava" (LLaVA's and MMFuser's own layout) or "hf" (`llava-hf`, models without a fuser only).
+      step: which checkpoint; None for the newest.
+      dtype: of the tensors; "" as stored.
+
+    Raises:
+      ConversionError: `target` exists, damaged data, or a model that the layout has no place for.
+    """
+    exporter = Exporter(folder, step, dtype)
+    prefixes = LAYOUTS[to](exporter.config)
+    entries = exporter.entries(prefixes)
+    with whole_folder(target) as draft:
+        _copy_texts(folder, draft)
+        if to == "hf":
+            original = _original(folder, "hf")
+            entries, token = vocabulary.with_image_token(entries, prefixes, exporter.config, draft, original)
+            rows = entries[f"{prefixes.llm}embed_tokens.weight"].shape[0]
+            config = dataclasses.replace(exporter.config, llm=dataclasses.replace(exporter.config.llm, vocab_size=rows))
+            _write_config(draft, folder, exporter, config, configs.hf_fields(config, token))
+            _write_hf_processor(draft, folder, exporter)
+        else:
+            made = configs.llava_fields(exporter.config, exporter.card.aspect)
+            _write_config(draft, folder, exporter, exporter.config, made)
+            _write_clip_folder(folder, draft / "clip", exporter)
+        write_shards(entries, draft)
+
+
+def _copy_texts(folder: Path, draft: Path) -> None:
+    tokenizer = folder / model_folder.TOKENIZER
+    if tokenizer.is_dir():
+        shutil.copytree(tokenizer, draft, dirs_exist_ok=True)
+    generation = folder / TORCH / "generation_config.json"
+    if generation.exists():
+        shutil.copyfile(generation, draft / generation.name)
+    else:
+        write_json(draft / generation.name, {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
+
+
+def _original(folder: Path, to: str) -> dict[str, Any]:
+    """config.json that the model came with, if it is of the layout `to`; else empty."""
+    file = folder / TORCH / "config.json"
+    fields = read_json(file) if file.exists() else {}
+    return fields if configs.is_hf(fields) == (to == "hf") else {}
+
+
+def _write_config(draft: Path, folder: Path, exporter: Exporter, config: VlmConfig, made: dict[str, Any]) -> None:
+    """config.json: the original word for word where it still describes the model, else `made` around it."""
+    before = _original(folder, "hf" if configs.is_hf(made) else "llava")
+    dtype = str(next(iter(exporter.stored.shapes.values())).dtype)
+    made |= {"torch_dtype": dtype, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    where = str(folder / TORCH / "config.json")
+    fields = before if before and _describes(before, config, where) else {**before, **made}
+    fields[TEMPLATE_FIELD] = exporter.card.template
+    write_json(draft / "config.json", fields)
+
+
+def _describes(fields: dict[str, Any], config: VlmConfig, where: str) -> bool:
+    """Whether a config.json, read back, gives this very model."""
+    try:
+        read = configs.vlm_config(fields, config.vision, config.fuser is not None, config.projector.depth, where)
+    except ConversionError:
+        return False
+    read = dataclasses.replace(read, image_mean=config.image_mean, image_std=config.image_std)
+    same = model_folder.with_layout(read, scan=False) == model_folder.with_layout(config, scan=False)
+    return same and (not configs.is_hf(fields) or _is_tower(configs.vision_config(fields), config))
+
+
+def _is_tower(vision: ClipVitConfig, config: VlmConfig) -> bool:
+    return dataclasses.replace(vision, scan_layers=config.vision.scan_layers) == config.vision
+
+
+def _write_clip_folder(folder: Path, draft: Path, exporter: Exporter) -> None:
+    """The vision tower as a folder of its own, which is where LLaVA's code looks for it."""
+    draft.mkdir()
+    vision = exporter.config.vision
+    original = folder / TORCH / "clip" / "config.json"
+    before = read_json(original) if original.exists() else {}
+    same = before and _is_tower(configs.vision_config(before), exporter.config)
+    made = {"architectures": ["CLIPVisionModel"], **configs.vision_fields(vision)}
+    write_json(draft / "config.json", before if same else made)
+    _write_processor(folder, draft)
+    write_shards(exporter.entries(Prefixes(vision="vision_model.")), draft)
+
+
+def _write_processor(folder: Path, draft: Path) -> None:
+    """The image processor it came with, or one made from the pixel statistics."""
+    original = processor.find([folder / TORCH])
+    if original is not None:
+        shutil.copyfile(original, draft / processor.FILE)
+    else:
+        config = model_folder.read_card(folder).config
+        write_json(draft / processor.FILE, processor.processor_fields(config))
+
+
+def _write_hf_processor(draft: Path, folder: Path, exporter: Exporter) -> None:
+    """What `AutoProcessor` needs besides a tokenizer: the files it came with, or made to prepare pictures as we do."""
+    config, aspect = exporter.config, exporter.card.aspect
+    came_with = processor.read([folder / TORCH, draft]) if _original(folder, "hf") else {}
+    write_json(draft / processor.FILE, came_with or processor.processor_fields(config, aspect))
+    if not (draft / processor.WHOLE_FILE).exists():
+        write_json(draft / processor.WHOLE_FILE, processor.whole_fields(config, aspect))

@@ -1,0 +1,53 @@
+"""Hugging Face hub ids wherever a model folder may stand."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+_ID = re.compile(r"[\w][\w.-]*/[\w.-]+")
+
+WANTED = ("*.json", "*.model", "*.jinja")
+"""Files of a model repository that are read besides its weights."""
+
+
+class HubError(ValueError):
+    """A hub id cannot be turned into a folder."""
+
+
+def is_id(name: str | Path) -> bool:
+    """Whether a name looks like `owner/model` and is no folder here."""
+    return bool(_ID.fullmatch(str(name))) and not Path(name).exists()
+
+
+def online() -> bool:
+    """Whether the hub may be asked at all (HF_HUB_OFFLINE says no)."""
+    return os.environ.get("HF_HUB_OFFLINE", "0") not in ("1", "true", "True")
+
+
+def local_folder(name: str | Path) -> Path:
+    """A folder (or file) as it is, or the local copy of a hub repository, downloaded once.
+
+    Raises:
+      HubError: neither exists; the message says which files would have been needed.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return path
+    if not is_id(name):
+        raise HubError(f"{name}: no such folder, and not a hub id (owner/model)")
+    try:
+        files = Path(snapshot_download(str(name), allow_patterns=[*WANTED, "*.safetensors"]))
+        if not any(files.glob("*.safetensors")):
+            files = Path(snapshot_download(str(name), allow_patterns=[*WANTED, "*.bin"]))
+    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        reason = "offline" if isinstance(error, LocalEntryNotFoundError) else type(error).__name__
+        raise HubError(
+            f"{name}: no such folder, and the hub cannot be reached ({reason}); put config.json, *.safetensors and the "
+            "tokenizer's files (tokenizer.model or tokenizer.json, tokenizer_config.json) into a folder and name that"
+        ) from None
+    return files
