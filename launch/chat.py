@@ -7,12 +7,14 @@ from absl import flags
 
 from mmfuser_jax import cli
 
-_MODEL = flags.DEFINE_string("model", None, "Model folder.")
+_MODEL = flags.DEFINE_string("model", None, "Model folder, PyTorch checkpoint folder, or hub id of one.")
 _IMAGE = flags.DEFINE_string("image", None, "Picture file; without one, text only.")
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "Question; may be given several times.")
 _TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 is greedy.")
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Nucleus drawn from where temperature > 0.")
 _MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 128, "Longest answer.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute in this.")
+_TEMPLATE = flags.DEFINE_string("template", "", "Conversation template; default what the model says.")
 flags.mark_flag_as_required("model")
 
 
@@ -24,7 +26,7 @@ def main() -> None:
     from mmfuser_jax.serve.chat import Chat, interact
 
     image = open_image(_IMAGE.value) if _IMAGE.value else None
-    vlm = mm.load(_MODEL.value)
+    vlm = mm.load(_MODEL.value, dtype=_DTYPE.value, template=_TEMPLATE.value)
     chat = Chat(
         vlm,
         image,

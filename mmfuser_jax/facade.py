@@ -208,7 +208,7 @@ def load(
     """
     folder = hub.local_folder(path)
     mesh = mesh or sharding.make_mesh(data=-1)
-    if not (folder / model_folder.MODEL_FILE).exists() and not (folder / model_folder.CHECKPOINTS).is_dir():
+    if convert.has_weights(folder):
         return _load_torch(folder, dtype, mesh, template, allow_pickle)
     card = model_folder.read_card(folder)
     card = dataclasses.replace(card, template=template or card.template)

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 from mmfuser_jax import files
+from mmfuser_jax.data.anyres import tile_grid
 from mmfuser_jax.data.pictures import ImageFormat
 from mmfuser_jax.data.tokenizer import TOKENIZER_FILES, is_tokenizer_folder
 from mmfuser_jax.models import VlmConfig
@@ -48,7 +49,13 @@ class ModelCard:
 
 
 def image_format(config: VlmConfig, aspect: str) -> ImageFormat:
-    """The picture format of a model of this shape under an aspect rule."""
+    """The picture format of a model of this shape under an aspect rule.
+
+    Raises:
+      ValueError: tiles without sizes to choose from, or such a size that is not whole tiles.
+    """
+    if aspect == "anyres":
+        tile_grid((1, 1), config.grid_pinpoints, config.vision.image_size)
     return ImageFormat(
         aspect=aspect,
         size=config.vision.image_size,
@@ -73,7 +80,9 @@ def read_card(folder: Path) -> ModelCard:
     """
     path = folder / MODEL_FILE
     if not path.exists():
-        raise ModelFolderError(f"{folder}: no {MODEL_FILE} here; expected a training workdir or a converted model")
+        raise ModelFolderError(
+            f"{folder}: no {MODEL_FILE} here; expected a training workdir, a converted model, or a PyTorch checkpoint"
+        )
     try:
         fields = json.loads(path.read_text())
         if fields.get("parts"):

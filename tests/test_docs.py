@@ -25,11 +25,12 @@ def test_module_imports(name):
 
 
 LAYERS = (
-    {"types", "cli", "files"},
+    {"types", "cli", "files", "hub", "layout"},
     {"ops", "sharding", "checkpoint"},
     {"models", "data"},
     {"presets", "model_folder"},
     {"generate", "train"},
+    {"convert"},
     {"facade"},
     {"evaluate", "serve"},
     {"jobs"},

@@ -13,13 +13,14 @@ from mmfuser_jax.models import VLM, FuserConfig, LlamaConfig, ProjectorConfig, R
 from mmfuser_jax.models.fuser import Fuser, pixel_centres, ring_offsets
 from mmfuser_jax.models.llama import rotary_frequencies
 from mmfuser_jax.ops import cross_entropy
-from tests import golden_params
+from tests import golden_models
 from tests.helpers import random_batch, random_params, relative
 
 
 def golden():
     """(stages, fuser parameters) of the reference's tiny MMFuser model."""
-    return golden_params.stages(), jax.tree.map(lambda x: x, golden_params.params()["fuser"])
+    name = "mmfuser_tiny"
+    return golden_models.stages(name), jax.tree.map(lambda x: x, golden_models.load(name).params["fuser"])
 
 
 def fuse(params, levels, query):

@@ -1,7 +1,7 @@
 """Text against the reference: tokens, labels and prompts of stored conversations; and what must hold of any text."""
 
-import itertools
 import gzip
+import itertools
 import json
 import pickle
 import shutil

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -137,20 +138,19 @@ def vlm_config(fields: Mapping[str, Any], vision: ClipVitConfig, fuser: bool, pr
         if kind != "gelu" or projector != 2:
             raise ConversionError(f"{where}: a projector of {projector} layers with {kind} is not LLaVA's")
         layer, select = fields.get("vision_feature_layer", -2), fields.get("vision_feature_select_strategy", "default")
-        next_tiles = "spatial_unpad" if fields.get("model_type") == "llava_next" else "flat"
+        merge = "spatial_unpad" if fields.get("model_type") == "llava_next" else "flat"
         pinpoints = tuple(pin[::-1] for pin in fields.get("image_grid_pinpoints") or ())  # theirs are (height, width)
         feature = {"default": "patch", "full": "cls_patch"}.get(select, select)
     else:
         llm = llm_config(fields, where)
         layer, feature = fields.get("mm_vision_select_layer", -2), fields.get("mm_vision_select_feature", "patch")
-        next_tiles = fields.get("mm_patch_merge_type") or "flat"
-        pinpoints = tuple(fields.get("image_grid_pinpoints") or ())
+        merge = fields.get("mm_patch_merge_type") or "flat"
+        pinpoints = _pinpoints(fields.get("image_grid_pinpoints"), where)
         _check_projector(fields, projector, where)
     layers = list(layer) if isinstance(layer, list | tuple) else [int(layer)]
     if fuser != (len(layers) > 1):
         have = "a fuser" if fuser else "no fuser"
         raise ConversionError(f"{where}: selects vision layers {layers}, but the checkpoint has {have}")
-    tiles = "anyres" in str(fields.get("image_aspect_ratio")) or fields.get("model_type") == "llava_next"
     try:
         return VlmConfig(
             vision=vision,
@@ -159,11 +159,20 @@ def vlm_config(fields: Mapping[str, Any], vision: ClipVitConfig, fuser: bool, pr
             fuser=_fuser(fields, layers) if fuser else None,
             select_layer=layers[-1],
             select_feature=feature,
-            tile_merge=next_tiles if tiles else "flat",
-            grid_pinpoints=tuple(tuple(pin) for pin in pinpoints) if tiles else (),
+            tile_merge=merge,
+            grid_pinpoints=tuple(tuple(pin) for pin in pinpoints),
         )
     except ValueError as error:
         raise ConversionError(f"{where}: {error}") from None
+
+
+def _pinpoints(value: Any, where: str) -> tuple[tuple[int, int], ...]:
+    """LLaVA-1.6's `image_grid_pinpoints`: a list of (width, height), in some checkpoints written out as text."""
+    try:
+        pins = json.loads(value.replace("(", "[").replace(")", "]")) if isinstance(value, str) else value or ()
+        return tuple((int(width), int(height)) for width, height in pins)
+    except (ValueError, TypeError):
+        raise ConversionError(f"{where}: image_grid_pinpoints {value!r} is no list of (width, height)") from None
 
 
 def _fuser(fields: Mapping[str, Any], layers: list[int]) -> FuserConfig:

@@ -37,13 +37,17 @@ def convert(
       to: "orbax" (our model folder), "llava" or "hf".
       template, scan, allow_pickle: see `to_ours.write_model_folder` and `reading.open_checkpoint`.
       step, dtype: see `to_torch.write_torch_folder`.
-      verify: print the report of `verify.verify`.
+      verify: print the report of `verify.check`.
 
     Raises:
       ConversionError: something does not fit, or the report is past its tolerance.
     """
     if target is None:
         raise ConversionError("no --target given")
+    if verify and to == "orbax" and any(_is_ours(source) for source in sources):
+        raise ConversionError(
+            "--verify compares with PyTorch, and neither side is: verify --source=TORCH_FOLDER instead"
+        )
     if template:
         get_template(template)
     if not (verify and target.exists()):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmfuser_jax.convert.errors import ConversionError
+from mmfuser_jax.data.images import ASPECTS
 from mmfuser_jax.models import VlmConfig
 
 FILE = "preprocessor_config.json"
@@ -65,13 +66,19 @@ def _channels(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def aspect(fields: dict[str, Any], folder: Path) -> str:
-    """How pictures are brought to size, from config.json (LLaVA) or the processor (`llava-hf`)."""
+    """How pictures are brought to size, from config.json (LLaVA) or the processor (`llava-hf`).
+
+    Raises:
+      ConversionError: a way that we do not know.
+    """
     if fields.get("model_type") == "llava_next":
         return "anyres"
     if "text_config" in fields:
         return "pad" if read([folder]).get("do_pad") else "square"
     name = fields.get("image_aspect_ratio") or "square"
-    return "anyres" if name.startswith("anyres") else name
+    if name not in ASPECTS:
+        raise ConversionError(f"{folder / 'config.json'}: image_aspect_ratio {name!r} is not {', '.join(ASPECTS)}")
+    return name
 
 
 def processor_fields(config: VlmConfig, aspect: str = "square") -> dict[str, Any]:

@@ -65,6 +65,11 @@ def open_folder(folder: Path, allow_pickle: bool = False) -> Tensors:
     return tensors
 
 
+def has_weights(folder: Path) -> bool:
+    """Whether a folder (or file) looks like a torch checkpoint at all."""
+    return folder.is_file() or any(any(folder.glob(f"*{ending}")) for ending in (".safetensors", ".bin"))
+
+
 def weight_files(folder: Path, allow_pickle: bool) -> list[Path]:
     """Weight files of a folder: safetensors where there are any, else pickles where they are allowed.
 

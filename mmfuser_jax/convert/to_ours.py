@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from safetensors.numpy import save_file
 
 from mmfuser_jax import files, layout, model_folder
@@ -79,10 +80,13 @@ def relayout(folder: Path, target: Path, *, scan: bool, step: int | None = None)
     wanted = {path: leaf.unbox() for path, leaf in flatten(boxed_params(VLM(card.config))).items()}
     with whole_folder(target) as draft:
         with ParamsWriter(draft / model_folder.CHECKPOINTS, stored.step) as writer:
-            for path, leaf in wanted.items():
-                found = layout.sources(path, leaf.shape, stored.shapes)
-                arrays = stored.read({source for source, _ in found})
-                writer.add(path, layout.assemble(arrays, found))
+            found = {path: layout.sources(path, leaf.shape, stored.shapes) for path, leaf in wanted.items()}
+            arrays: dict[str, np.ndarray] = {}
+            for path, sources in sorted(found.items(), key=lambda item: item[1][0][0]):
+                if arrays.keys() != {source for source, _ in sources}:  # all layers of a stack are taken out at once
+                    arrays = {}
+                    arrays = stored.read({source for source, _ in sources})
+                writer.add(path, np.array(layout.assemble(arrays, sources)))
         model_folder.write_card(draft, card)
         for name in (model_folder.TOKENIZER, TORCH):
             if (folder / name).is_dir():

@@ -54,6 +54,7 @@ class Exporter:
         self.stored = StoredParams(folder / model_folder.CHECKPOINTS, step)
         self._dtype = np.dtype(DTYPES[dtype]) if dtype else None
         self._unused = folder / TORCH / UNUSED
+        self._last: tuple[str, np.ndarray] = ("", np.empty(0))
         sums = folder / CHECKSUMS
         self._checksums = read_json(sums) if sums.exists() and self.stored.step == 0 else {}
 
@@ -86,7 +87,7 @@ class Exporter:
         dtype = self._dtype or np.dtype(self.stored.shapes[found[0][0]].dtype)
 
         def make() -> np.ndarray:
-            arrays = self.stored.read({path for path, _ in found})
+            arrays = {path: self._read(path) for path, _ in found}
             tensor = to_torch(layout.assemble(arrays, found), target.kind, shape)
             known = self._checksums.get(target.home)
             if known is not None and known != digest(tensor):
@@ -94,6 +95,13 @@ class Exporter:
             return tensor.astype(dtype, copy=False)
 
         return Entry(shape, dtype, make)
+
+    def _read(self, path: str) -> np.ndarray:
+        """One parameter; the last one is kept, because the layers of a stacked one are asked for in turn."""
+        if self._last[0] != path:
+            self._last = ("", np.empty(0))  # let go of it before the next is read
+            self._last = (path, self.stored.read([path])[path])
+        return self._last[1]
 
     def _kept(self) -> dict[str, Entry]:
         """Tensors that came along unused."""

@@ -90,17 +90,21 @@ class JsonTokenizer(Tokenizer):
 
     @property
     def file(self) -> Path:
+        """See `Tokenizer`."""
         return self.folder / JSON_FILE
 
     @property
     def vocab_size(self) -> int:
+        """See `Tokenizer`."""
         return self._tokenizer.get_vocab_size(with_added_tokens=True)
 
     def encode(self, text: str) -> Encoding:
+        """See `Tokenizer`."""
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         return Encoding(encoded.ids, encoded.offsets)
 
     def decode(self, ids: Sequence[int]) -> str:
+        """See `Tokenizer`."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
     def _token_id(self, token: str) -> int | None:
@@ -158,7 +162,7 @@ def load_tokenizer(folder: str | Path, legacy: bool | None = None) -> Tokenizer:
     """
     folder = Path(folder)
     if (folder / SENTENCEPIECE_FILE).is_file():
-        from mmfuser_jax.data.sentencepiece_tokenizer import SentencePieceTokenizer  # it builds on this module
+        from mmfuser_jax.data.llama_tokenizer import SentencePieceTokenizer  # it builds on this module
 
         return SentencePieceTokenizer(folder, legacy)
     if not (folder / JSON_FILE).is_file():

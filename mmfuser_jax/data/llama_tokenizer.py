@@ -137,13 +137,16 @@ class SentencePieceTokenizer(Tokenizer):
 
     @property
     def file(self) -> Path:
+        """See `Tokenizer`."""
         return self.folder / SENTENCEPIECE_FILE
 
     @property
     def vocab_size(self) -> int:
+        """See `Tokenizer`."""
         return max(len(self._model.ids), *(index + 1 for index in self._added_by_id))
 
     def encode(self, text: str) -> Encoding:
+        """See `Tokenizer`."""
         if self.legacy or not text:
             return self._encode_stretches(self._stretches(text))
         # The space before the text is written out. A "▁" in the text is a space, as in the reference.
@@ -154,6 +157,7 @@ class SentencePieceTokenizer(Tokenizer):
         return Encoding(encoding.ids, [(max(begin - 1, 0), max(end - 1, 1)) for begin, end in encoding.offsets])
 
     def decode(self, ids: Sequence[int]) -> str:
+        """See `Tokenizer`."""
         kept = [index for index in ids if not (index in self._added_by_id and self._added_by_id[index].special)]
         parts: list[str] = []
         for is_added, group in itertools.groupby(kept, self._added_by_id.__contains__):
