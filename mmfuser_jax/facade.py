@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -15,6 +14,7 @@ from PIL import Image
 
 from mmfuser_jax import convert, hub, model_folder, sharding
 from mmfuser_jax.checkpoint import restore_params, stored_dtypes
+from mmfuser_jax.compilation import frugal_jit
 from mmfuser_jax.data import Tokenizer, Turn, decode_answer, encode_prompt, end_ids, load_tokenizer
 from mmfuser_jax.data.packing import branch, pack_row
 from mmfuser_jax.data.pictures import Picture
@@ -231,7 +231,7 @@ def _load_torch(folder: Path, dtype: Any, mesh: Mesh, template: str, allow_pickl
     return VisionLanguageModel(card, model, params, tokenizer)
 
 
-_forward = jax.jit(lambda model, params, batch: model.apply({"params": params}, batch).logits, static_argnums=0)
-_visual_features = jax.jit(
+_forward = frugal_jit(lambda model, params, batch: model.apply({"params": params}, batch).logits, static_argnums=0)
+_visual_features = frugal_jit(
     lambda model, params, pixels: model.apply({"params": params}, pixels, method="visual_features"), static_argnums=0
 )

@@ -82,6 +82,10 @@ def test_sixteen_bits_stay_as_they_are(dtype, tmp_path):
     same_bits(tensors_of(half), tensors_of(tmp_path / "back"))
     write_torch_folder(ours, tmp_path / "wide", "llava", dtype="float32")
     assert {x.dtype for x in tensors_of(tmp_path / "wide").values()} == {np.dtype(np.float32)}
+    relabelled = ModelCard(mm.load(ours).model.config, "v1", "square", im_start_end=True)
+    model_folder.write_card(ours, relabelled)  # as a training run on squares with marked pictures would
+    write_torch_folder(ours, tmp_path / "square", "llava")
+    assert mm.load(tmp_path / "square").card == relabelled
     with pytest.raises(ConversionError, match="dtype 'int4' is not one of float32"):
         write_torch_folder(ours, tmp_path / "odd", "llava", dtype="int4")
 

@@ -25,7 +25,7 @@ def test_module_imports(name):
 
 
 LAYERS = (
-    {"types", "cli", "files", "hub", "layout"},
+    {"types", "cli", "files", "hub", "layout", "compilation"},
     {"ops", "sharding", "checkpoint"},
     {"models", "data"},
     {"presets", "model_folder"},

@@ -1,13 +1,19 @@
 """The engine: batches equal single requests, ends, sampling, bad input."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import meta
 
-from mmfuser_jax.generate import Engine, Sampling, Shown
+from mmfuser_jax.compilation import CPU_OPTIONS
+from mmfuser_jax.generate import GREEDY, Engine, Sampling, Shown
+from mmfuser_jax.generate import engine as engine_module
 from mmfuser_jax.generate.sampling import sample
 from mmfuser_jax.models import VLM
+from mmfuser_jax.models.params import boxed_params
 from tests.helpers import random_batch, random_params
 
 
@@ -96,3 +102,23 @@ def test_sampling_is_seeded_and_draws_from_the_nucleus(engine, requests):
     for bad in ({"temperature": -1.0}, {"temperature": float("nan")}, {"top_p": 0.0}):
         with pytest.raises(ValueError, match="must be"):
             Sampling(**bad)
+
+
+def test_sixteen_bit_weights_are_held_once(tiny):
+    """Prefill and decoding need less memory than a second copy of the weights, in whatever dtype XLA multiplies."""
+    llm = dataclasses.replace(tiny.llm, width=256, heads=8, kv_heads=8, head_width=32, depth=6, mlp_width=1024)
+    model = VLM(dataclasses.replace(tiny, llm=llm), jnp.bfloat16)
+    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16), meta.unbox(boxed_params(model)))
+    ids, row = jax.ShapeDtypeStruct((1, 32), jnp.int32), jax.ShapeDtypeStruct((1,), jnp.int32)
+    static = {"max_new_tokens": 8, "sampling": GREEDY, "end_ids": (2,), "pad_id": 0}
+
+    def temporary_bytes(options):
+        run = jax.jit(engine_module._generate.__wrapped__, static_argnums=0, static_argnames=static)
+        lowered = run.lower(
+            model, params, ids, ids, None, jax.ShapeDtypeStruct((1, 1), jnp.int32), row, 1, jax.random.key(0), **static
+        )
+        return lowered.compile(compiler_options=options).memory_analysis().temp_size_in_bytes
+
+    weights = sum(x.size * 2 for x in jax.tree.leaves(params["llm"]["decoder"]))
+    assert temporary_bytes(CPU_OPTIONS) < weights / 2
+    assert temporary_bytes(None) > weights  # what the option is for

@@ -29,6 +29,9 @@ LOG = logging.getLogger(__name__)
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
+PER_RUN = {"image_aspect_ratio": "square", "mm_use_im_start_end": False}
+"""Fields of LLaVA's config.json that say how pictures go in, and what their absence means."""
+
 LAYOUTS: dict[str, Callable[[VlmConfig], Prefixes]] = {"llava": llava_prefixes, "hf": hf_prefixes}
 """What can be written, by name."""
 
@@ -39,6 +42,7 @@ class Exporter:
     Attributes:
       config: shape of the model.
       stored: its parameters.
+      rounds: whether tensors are written in another dtype than the one stored.
     """
 
     def __init__(self, folder: Path, step: int | None = None, dtype: str = "") -> None:
@@ -53,10 +57,16 @@ class Exporter:
         self.config = self.card.config
         self.stored = StoredParams(folder / model_folder.CHECKPOINTS, step)
         self._dtype = np.dtype(DTYPES[dtype]) if dtype else None
+        self.rounds = bool(dtype)
         self._unused = folder / TORCH / UNUSED
         self._last: tuple[str, np.ndarray] = ("", np.empty(0))
         sums = folder / CHECKSUMS
         self._checksums = read_json(sums) if sums.exists() and self.stored.step == 0 else {}
+
+    @property
+    def dtype(self) -> str:
+        """Name of the tensors' dtype."""
+        return str(self._dtype or next(iter(self.stored.shapes.values())).dtype)
 
     def entries(self, prefixes: Prefixes) -> dict[str, Entry]:
         """Every tensor of a layout by key.
@@ -160,7 +170,7 @@ def write_torch_folder(folder: Path, target: Path, to: str, *, step: int | None 
             _write_config(draft, folder, exporter, config, configs.hf_fields(config, token))
             _write_hf_processor(draft, folder, exporter)
         else:
-            made = configs.llava_fields(exporter.config, exporter.card.aspect)
+            made = configs.llava_fields(exporter.config, exporter.card.aspect, exporter.card.im_start_end)
             _write_config(draft, folder, exporter, exporter.config, made)
             _write_clip_folder(folder, draft / "clip", exporter)
         write_shards(entries, draft)
@@ -187,10 +197,15 @@ def _original(folder: Path, to: str) -> dict[str, Any]:
 def _write_config(draft: Path, folder: Path, exporter: Exporter, config: VlmConfig, made: dict[str, Any]) -> None:
     """config.json: the original word for word where it still describes the model, else `made` around it."""
     before = _original(folder, "hf" if configs.is_hf(made) else "llava")
-    dtype = str(next(iter(exporter.stored.shapes.values())).dtype)
-    made |= {"torch_dtype": dtype, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    made |= {"torch_dtype": exporter.dtype, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     where = str(folder / TORCH / "config.json")
-    fields = before if before and _describes(before, config, where) else {**before, **made}
+    fields = {**before} if before and _describes(before, config, where) else {**before, **made}
+    for name, usual in PER_RUN.items():  # training may have changed these and left the shape alone
+        if name in made and made[name] != (fields.get(name) or usual):
+            fields[name] = made[name]
+    for name in ("torch_dtype", "dtype"):
+        if name in fields and exporter.rounds:
+            fields[name] = exporter.dtype
     fields[TEMPLATE_FIELD] = exporter.card.template
     write_json(draft / "config.json", fields)
 

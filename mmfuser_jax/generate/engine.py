@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from mmfuser_jax.compilation import frugal_jit
 from mmfuser_jax.data.packing import expand_images
 from mmfuser_jax.data.pictures import Picture
 from mmfuser_jax.generate.sampling import GREEDY, Sampling, sample
@@ -156,13 +157,13 @@ def _pad_rows(x: np.ndarray, rows: int) -> np.ndarray:
     return np.concatenate([x, np.zeros((rows - len(x), *x.shape[1:]), x.dtype)])
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(frugal_jit, static_argnums=0)
 def _encode(model: VLM, params: Any, pixels: jax.Array) -> jax.Array:
     features: Any = model.apply({"params": params}, pixels, method="visual_features")
     return features.projected
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("max_new_tokens", "sampling", "end_ids", "pad_id"))
+@functools.partial(frugal_jit, static_argnums=0, static_argnames=("max_new_tokens", "sampling", "end_ids", "pad_id"))
 def _generate(
     model: VLM,
     params: Any,
@@ -201,8 +202,11 @@ def _generate(
 
     def draw(carry: tuple) -> tuple:
         step, cache, last, drawn, done = carry
+        # Ties the weights to the step: else XLA converts all of them to the compute dtype once, ahead of the loop, and
+        # holds them twice (on CPUs as float32, in which they multiply bfloat16).
+        here, last = jax.lax.optimization_barrier((params, last))
         output: Any = model.apply(
-            {"params": params}, last[:, None], cache=cache, last=jnp.zeros(rows, jnp.int32), method="decode"
+            {"params": here}, last[:, None], cache=cache, last=jnp.zeros(rows, jnp.int32), method="decode"
         )
         token = sample(output.logits[:, 0], jax.random.fold_in(key, step), sampling)
         token = jnp.where(done, pad_id, token)
