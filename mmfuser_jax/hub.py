@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
-
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 _ID = re.compile(r"[\w][\w.-]*/[\w.-]+")
 
@@ -24,11 +20,6 @@ def is_id(name: str | Path) -> bool:
     return bool(_ID.fullmatch(str(name))) and not Path(name).exists()
 
 
-def online() -> bool:
-    """Whether the hub may be asked at all (HF_HUB_OFFLINE says no)."""
-    return os.environ.get("HF_HUB_OFFLINE", "0") not in ("1", "true", "True")
-
-
 def local_folder(name: str | Path) -> Path:
     """A folder (or file) as it is, or the local copy of a hub repository, downloaded once.
 
@@ -40,6 +31,9 @@ def local_folder(name: str | Path) -> Path:
         return path
     if not is_id(name):
         raise HubError(f"{name}: no such folder, and not a hub id (owner/model)")
+    from huggingface_hub import snapshot_download  # slow to import, and rarely needed
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
     try:
         files = Path(snapshot_download(str(name), allow_patterns=[*WANTED, "*.safetensors"]))
         if not any(files.glob("*.safetensors")):

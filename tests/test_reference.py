@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import mmfuser_jax as mm
+from mmfuser_jax import sharding
 from mmfuser_jax.data.packing import expand_images
 from mmfuser_jax.models import VLM
 from mmfuser_jax.models import clip_vit as clip_vit_module
@@ -97,6 +99,13 @@ def test_the_facade_gives_the_same_logits(name):
     for row in range(3):
         length = stages["merged_attention_mask"][row].sum()
         assert relative(logits[row, :length], stages["logits"][row, :length]) <= 1e-4
+
+
+@both
+def test_a_mesh_changes_nothing(name):
+    stages, mesh = golden_models.stages(name), sharding.make_mesh(data=2, fsdp=2, tensor=2)
+    logits = mm.load(golden_models.GOLDEN / name, mesh=mesh).logits(stages["input_ids"], pixels(name))
+    np.testing.assert_allclose(logits, golden_models.load(name).logits(stages["input_ids"], pixels(name)), atol=1e-4)
 
 
 @both

@@ -12,7 +12,7 @@ from mmfuser_jax.models.llama import RopeScaling
 
 Json = dict[str, Any]
 
-LLAVA_TYPES = ("llava_llama", "llava_mistral")
+LLAVA_TYPES = ("llava", "llava_llama", "llava_mistral")  # the first: liuhaotian/llava-v1.5-* as first published
 LLM_TYPES = ("llama", "mistral", *LLAVA_TYPES)
 
 LLAMA_DEFAULTS: Json = {

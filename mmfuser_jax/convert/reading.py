@@ -61,6 +61,11 @@ class Folder:
     factors: Tensors = dataclasses.field(default_factory=dict)
 
     @property
+    def describes_model(self) -> bool:
+        """Whether its config.json is that of a whole vision-language model."""
+        return "mm_vision_select_layer" in self.fields or configs.is_hf(self.fields)
+
+    @property
     def where(self) -> str:
         """Its config.json, for errors."""
         return str(self.path / "config.json")
@@ -152,6 +157,7 @@ def open_checkpoint(sources: Sequence[str | Path], *, allow_pickle: bool = False
         raise ConversionError("no source given")
     folders = _with_base(folders, allow_pickle)
     folders = _with_vision_tower(folders, allow_pickle)
+    folders.sort(key=lambda folder: not folder.describes_model)
     parts = tuple(dict.fromkeys(part for folder in folders for part in folder.prefixes.parts))
     config = _config(folders, parts)
     config = processor.with_statistics(config, [folder.path for folder in folders])
@@ -253,13 +259,16 @@ def _tower_folder(folder: Folder) -> Path | None:
     for path in (folder.path / name, folder.path / "clip", Path(name)):
         if (path / "config.json").exists():
             return path
-    return hub.local_folder(name) if hub.is_id(name) and hub.online() else None
+    try:
+        return hub.local_folder(name) if hub.is_id(name) else None
+    except hub.HubError:
+        return None  # the caller says which folder is wanted
 
 
 def _config(folders: list[Folder], parts: tuple[str, ...]) -> VlmConfig:
     """The model's shape from whichever folders describe it; stand-ins for parts that are not there."""
     stand_in = presets.tiny()
-    main = next((f for f in folders if "mm_vision_select_layer" in f.fields or configs.is_hf(f.fields)), None)
+    main = folders[0] if folders[0].describes_model else None
     vision = _vision(folders)
     if main is not None:
         fuser, depth = "fuser" in parts, max((len(f.prefixes.projector or ()) for f in folders), default=0)

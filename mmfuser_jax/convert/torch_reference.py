@@ -102,9 +102,7 @@ class TorchReference:
         self._config = checkpoint.config
         self._tensors = {matched.target.home: matched.tensor for matched in checkpoint.params.values()}
         folders = checkpoint.folders
-        self._fields = next(
-            f.fields for f in folders if "mm_vision_select_layer" in f.fields or configs.is_hf(f.fields)
-        )
+        self._fields = folders[0].fields
         base = next(f.fields for f in folders if f.prefixes.llm is not None and not f.overlay) or self._fields
         self._llm = llm_config(base.get("text_config", base))
         self._modeling, self._family = (

@@ -12,6 +12,8 @@ from typing import Any
 import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
+from mmfuser_jax import hub
+
 JSON_FILE = "tokenizer.json"
 SENTENCEPIECE_FILE = "tokenizer.model"
 TOKENIZER_FILES = (
@@ -150,7 +152,7 @@ def load_tokenizer(folder: str | Path, legacy: bool | None = None) -> Tokenizer:
     What the latter does with white space and the text after special tokens depends on the version that converted it.
 
     Args:
-      folder: with one of the two, and beside it, where there are, `tokenizer_config.json`, `special_tokens_map.json`
+      folder: (or hub id of one) with one of the two, and beside it, where there are, `tokenizer_config.json`, `special_tokens_map.json`
         and `added_tokens.json`.
       legacy: see `SentencePieceTokenizer`; None takes what `tokenizer_config.json` says, else True as in the reference
         (transformers 4.37).
@@ -160,7 +162,7 @@ def load_tokenizer(folder: str | Path, legacy: bool | None = None) -> Tokenizer:
       ValueError: a file is not what its name says, a special token is missing from the vocabulary, or `legacy` is given
         for a `tokenizer.json`, which has a rule of its own.
     """
-    folder = Path(folder)
+    folder = hub.local_folder(folder)
     if (folder / SENTENCEPIECE_FILE).is_file():
         from mmfuser_jax.data.llama_tokenizer import SentencePieceTokenizer  # it builds on this module
 
