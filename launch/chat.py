@@ -14,6 +14,7 @@ _TEMPERATURE = flags.DEFINE_float("temperature", 0.0, "0 is greedy.")
 _TOP_P = flags.DEFINE_float("top_p", 1.0, "Nucleus drawn from where temperature > 0.")
 _MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 128, "Longest answer.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Compute in this.")
+_PICKLE = flags.DEFINE_bool("allow_pickle", False, "Read a PyTorch checkpoint's .bin files.")
 _TEMPLATE = flags.DEFINE_string("template", "", "Conversation template; default what the model says.")
 flags.mark_flag_as_required("model")
 
@@ -26,7 +27,7 @@ def main() -> None:
     from mmfuser_jax.serve.chat import Chat, interact
 
     image = open_image(_IMAGE.value) if _IMAGE.value else None
-    vlm = mm.load(_MODEL.value, dtype=_DTYPE.value, template=_TEMPLATE.value)
+    vlm = mm.load(_MODEL.value, dtype=_DTYPE.value, template=_TEMPLATE.value, allow_pickle=_PICKLE.value)
     chat = Chat(
         vlm,
         image,

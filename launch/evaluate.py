@@ -9,11 +9,12 @@ from absl import flags
 
 from mmfuser_jax import cli
 
-_MODEL = flags.DEFINE_string("model", None, "Model folder.")
+_MODEL = flags.DEFINE_string("model", None, "Model folder, PyTorch checkpoint folder, or hub id of one.")
 _BENCHMARK = flags.DEFINE_string("benchmark", None, "Benchmark, for example easy_vqa.")
 _SPLIT = flags.DEFINE_string("split", "test", "Split of the benchmark.")
 _OUT = flags.DEFINE_string("out", None, "Folder for eval.json and pictures; default MODEL/BENCHMARK_SPLIT.")
 _MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 16, "Longest answer.")
+_PICKLE = flags.DEFINE_bool("allow_pickle", False, "Read a PyTorch checkpoint's .bin files.")
 flags.mark_flags_as_required(["model", "benchmark"])
 
 
@@ -22,7 +23,7 @@ def main() -> None:
     from mmfuser_jax.evaluate.benchmarks import run_benchmark
 
     out = Path(_OUT.value or Path(_MODEL.value) / f"{_BENCHMARK.value}_{_SPLIT.value}")
-    run_benchmark(_MODEL.value, _BENCHMARK.value, _SPLIT.value, out, _MAX_NEW_TOKENS.value)
+    run_benchmark(_MODEL.value, _BENCHMARK.value, _SPLIT.value, out, _MAX_NEW_TOKENS.value, allow_pickle=_PICKLE.value)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ class VisionLanguageModel:
         """One answer per prompt.
 
         Args:
-          prompts: questions; `<image>` may mark a picture's place, else pictures go first.
+          prompts: questions. Pictures go before the words, as in training, whether `<image>` marks them or not.
           images: for each prompt a picture, several, or None.
           max_new_tokens: of an answer.
           temperature: 0 is greedy.
@@ -162,11 +162,15 @@ class VisionLanguageModel:
         tiled = [
             pixels if pixels.ndim == 4 else pixels[None] for pixels in (() if pixel_values is None else pixel_values)
         ]
-        sizes = image_sizes or [(self.card.images.size,) * 2] * len(tiled)
-        pictures = [
-            Picture(pixels, self.card.images.slots(size, len(pixels)))
-            for pixels, size in zip(tiled, sizes, strict=True)
-        ]
+        images = self.card.images
+        if odd := [pixels.shape for pixels in tiled if pixels.shape[1:] != (images.size, images.size, 3)]:
+            raise ValueError(f"pixel_values {odd[0]}: expected [..., {images.size}, {images.size}, 3], channels last")
+        if image_sizes is None and images.tile_merge != "flat" and any(len(pixels) > 1 for pixels in tiled):
+            raise ValueError(
+                "this model merges tiles in space: image_sizes, (width, height) of every picture, is needed"
+            )
+        sizes = image_sizes or [(images.size, images.size)] * len(tiled)
+        pictures = [Picture(pixels, images.slots(size, len(pixels))) for pixels, size in zip(tiled, sizes, strict=True)]
         markers = (input_ids == IMAGE_TOKEN_INDEX).sum(axis=1)
         if len(pictures) != markers.sum():
             if len(pictures) != len(input_ids) or markers.max() > 1:

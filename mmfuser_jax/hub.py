@@ -7,8 +7,11 @@ from pathlib import Path
 
 _ID = re.compile(r"[\w][\w.-]*/[\w.-]+")
 
-WANTED = ("*.json", "*.model", "*.jinja")
+TEXTS = ("*.json", "*.model", "*.jinja")
 """Files of a model repository that are read besides its weights."""
+
+WEIGHTS = ("*.safetensors", "non_lora_trainables.bin", "mm_projector.bin")
+"""Its weights; LLaVA's own code saves the last two as pickles even beside safetensors."""
 
 
 class HubError(ValueError):
@@ -20,8 +23,8 @@ def is_id(name: str | Path) -> bool:
     return bool(_ID.fullmatch(str(name))) and not Path(name).exists()
 
 
-def local_folder(name: str | Path) -> Path:
-    """A folder (or file) as it is, or the local copy of a hub repository, downloaded once.
+def local_folder(name: str | Path, weights: bool = True) -> Path:
+    """A folder (or file) as it is, or the local copy of a hub repository, downloaded once; weights only where asked for.
 
     Raises:
       HubError: neither exists; the message says which files would have been needed.
@@ -32,13 +35,15 @@ def local_folder(name: str | Path) -> Path:
     if not is_id(name):
         raise HubError(f"{name}: no such folder, and not a hub id (owner/model)")
     from huggingface_hub import snapshot_download  # slow to import, and rarely needed
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        files = Path(snapshot_download(str(name), allow_patterns=[*WANTED, "*.safetensors"]))
-        if not any(files.glob("*.safetensors")):
-            files = Path(snapshot_download(str(name), allow_patterns=[*WANTED, "*.bin"]))
-    except (LocalEntryNotFoundError, HFValidationError, OSError) as error:
+        files = Path(snapshot_download(str(name), allow_patterns=[*TEXTS, *(WEIGHTS if weights else ())]))
+        if weights and not any(files.glob("*.safetensors")):
+            files = Path(snapshot_download(str(name), allow_patterns=[*TEXTS, "*.bin"]))
+    except HfHubHTTPError as error:
+        raise HubError(f"{name}: no such folder; the hub says {str(error).splitlines()[0]}") from None
+    except Exception as error:  # whatever the network stack raises: it is no bug of the user's
         reason = "offline" if isinstance(error, LocalEntryNotFoundError) else type(error).__name__
         raise HubError(
             f"{name}: no such folder, and the hub cannot be reached ({reason}); put config.json, *.safetensors and the "

@@ -92,7 +92,7 @@ def read_card(folder: Path) -> ModelCard:
         return ModelCard(
             config, fields["template"], fields["aspect"], fields["history"], bool(fields.get("im_start_end"))
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise ModelFolderError(f"{path}: {error}") from None
 
 

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 import mmfuser_jax as mm
 from mmfuser_jax import model_folder, presets
 from mmfuser_jax.checkpoint import CheckpointError, ParamsWriter, StoredParams
-from mmfuser_jax.convert import ConversionError, open_checkpoint, to_torch, write_model_folder, write_torch_folder
+from mmfuser_jax.convert import ConversionError, job, open_checkpoint, to_torch, write_model_folder, write_torch_folder
 from mmfuser_jax.convert.to_ours import relayout
 from mmfuser_jax.hub import HubError
 from mmfuser_jax.model_folder import ModelCard, ModelFolderError
@@ -167,6 +167,21 @@ def test_a_malicious_pickle_does_not_run(plain, tmp_path):
     assert (tmp_path / "owned").exists()
 
 
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({0: torch.zeros(2)}, "no plain tensors under names: 0"),
+        ({"x": torch.zeros(2).to_sparse()}, "no plain tensors under names: x"),
+        ({"x": 3}, "not a state dict of tensors"),
+        ([torch.zeros(2)], "not a state dict of tensors"),
+    ],
+)
+def test_a_pickle_of_something_else_is_named(state, message, tmp_path):
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ConversionError, match=rf"pytorch_model\.bin: {message}"):
+        open_checkpoint([tmp_path], allow_pickle=True)
+
+
 HEADER = b'{"x":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
 
 
@@ -227,6 +242,26 @@ MISFITS = {
     "activation": (None, {"hidden_act": "gelu"}, r"hidden_act='gelu' is not supported"),
     "rope": (None, {"rope_scaling": {"type": "yarn", "factor": 2.0}}, r"rope scaling 'yarn' is not supported"),
     "bias": (None, {"attention_bias": True}, r"attention_bias=True is not supported"),
+    "absurd depth": (
+        None,
+        {"num_hidden_layers": 10**9},
+        r"1000000000 language model layers, but the checkpoint has 152",
+    ),
+    "text for a number": (None, {"hidden_size": "64"}, r"odd/config\.json: not a usable config \(Type"),
+    "no heads": (
+        None,
+        {"num_attention_heads": 0, "num_key_value_heads": 0},
+        r"not a usable config \(ZeroDivisionError",
+    ),
+    "null": (None, {"rms_norm_eps": None}, r"not a usable config \(TypeError"),
+    "half a rope": (None, {"rope_scaling": {"type": "linear"}}, r"not a usable config \(KeyError: 'factor'"),
+    "pinpoints": (None, {"image_grid_pinpoints": [1]}, r"image_grid_pinpoints \[1\] is no list of"),
+    "aspect": (
+        None,
+        {"image_aspect_ratio": "anyres_max_9"},
+        r"image_aspect_ratio 'anyres_max_9' is not pad, square, anyres",
+    ),
+    "template": (None, {"mmfuser_jax_template": "v9"}, r"mmfuser_jax_template 'v9' is no conversation template"),
     "architecture": (None, {"model_type": "llava_mpt"}, r"model_type 'llava_mpt' is no LLaMA"),
 }
 
@@ -369,6 +404,14 @@ def test_a_lora_adapter_merges_into_its_base(tmp_path):
     (adapter / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 1, "use_dora": True}))
     with pytest.raises(ConversionError, match="only plain LoRA merges; this one has use_dora"):
         open_checkpoint([adapter, MMFUSER], allow_pickle=True)
+    (adapter / "adapter_config.json").write_text(json.dumps({"r": 4}))
+    with pytest.raises(ConversionError, match="lora_alpha None is not a number"):
+        open_checkpoint([adapter, MMFUSER], allow_pickle=True)
+    (adapter / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 1}))
+    factors = load_file(adapter / "adapter_model.safetensors")
+    save_file({key: x.ravel() for key, x in factors.items()}, adapter / "adapter_model.safetensors")
+    with pytest.raises(ConversionError, match=r"LoRA B \(.*\) times A \(.*\) does not fit"):
+        open_checkpoint([adapter, MMFUSER], allow_pickle=True)
 
 
 GAMMAS = ("model.mm_projector.0.gamma1", "model.mm_projector.0.gamma2")
@@ -484,6 +527,78 @@ def test_the_vision_encoder_and_the_processor_must_agree(tmp_path):
     file.write_text(file.read_text().replace("56", "224"))
     with pytest.raises(ConversionError, match="makes pictures of 224 pixels, the encoder takes 56"):
         open_checkpoint([source])
+
+
+def test_a_tower_given_besides_only_describes_the_one_inside(tmp_path):
+    source = variant(LLAVA, tmp_path / "source", mm_vision_tower="/gone/clip-of-the-trainer")
+    shutil.rmtree(source / "clip")
+    with pytest.raises(ConversionError, match="no config\\.json describes the vision tower; add --source"):
+        open_checkpoint([source])
+    checkpoint = open_checkpoint([source, clip_folder(tmp_path / "clip")])
+    assert checkpoint.whole
+    assert checkpoint.config == open_checkpoint([LLAVA]).config
+
+
+def test_safetensors_go_before_an_index_of_pickles(tmp_path):
+    source = variant(LLAVA, tmp_path / "source")
+    (source / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"x": "pytorch_model-1.bin"}}))
+    assert open_checkpoint([source]).whole
+
+
+def test_what_texts_say_travels_between_layouts(tmp_path):
+    ours = to_ours(variant(LLAVA, tmp_path / "source", max_position_embeddings=4096), tmp_path / "ours")
+    (ours / "torch" / "chat_template.jinja").write_text("{{ messages }}")
+    write_torch_folder(ours, tmp_path / "hf", "hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config["text_config"]["max_position_embeddings"] == 4096
+    assert (tmp_path / "hf" / "chat_template.jinja").read_text() == "{{ messages }}"
+
+
+def test_only_floats_change_their_dtype(tmp_path):
+    name = f"{TOWER}embeddings.position_ids"
+    ids = np.arange(300)[None]
+    ours = to_ours(variant(LLAVA, tmp_path / "source", lambda t: {**t, name: ids}), tmp_path / "ours")
+    write_torch_folder(ours, tmp_path / "half", "llava", dtype="bfloat16")
+    np.testing.assert_array_equal(tensors_of(tmp_path / "half")[name], ids)
+
+
+def test_a_guessed_template_is_said(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("mmfuser_jax"), "propagate", True)
+    mistral = variant(LLAVA, tmp_path / "mistral", model_type="llava_mistral", sliding_window=None)
+    assert mm.load(mistral).card.template == "v1"
+    assert "no conversation template is recorded: taking v1" in caplog.text
+    caplog.clear()
+    assert mm.load(mistral, template="mistral_instruct").card.template == "mistral_instruct"
+    mm.load(LLAVA)
+    assert "template" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"template": "v0"}, "--template is for PyTorch sources"),
+        ({"dtype": "bfloat16"}, "--dtype is for --to=llava"),
+        ({"scan": True, "to": "llava"}, "--scan is for --to=orbax"),
+        ({"verify": True}, "--verify compares PyTorch with ours"),
+        ({"verify": True, "to": "llava", "torch": True}, "--verify compares PyTorch with ours"),
+        ({"step": 3, "torch": True}, "--step is for model folders of ours"),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(options, message, tmp_path):
+    ours = tmp_path / "ours"
+    ours.mkdir()
+    (ours / "model.json").write_text("{}")
+    source = LLAVA if options.pop("torch", False) else ours
+    with pytest.raises(ConversionError, match=message):
+        job.convert([str(source)], tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_pixels_in_another_order_are_refused():
+    pixels = np.zeros((1, 3, 56, 56), np.float32)
+    for method in (mm.load(LLAVA).logits, mm.load(LLAVA).generate_ids):
+        with pytest.raises(ValueError, match=r"expected \[\.\.\., 56, 56, 3\], channels last"):
+            method(np.array([[1, -200, 5]]), pixels)
 
 
 def test_a_fuser_has_no_place_in_the_hf_layout(tmp_path):

@@ -411,3 +411,15 @@ def test_broken_folders_are_named(tmp_path, files, match):
         load_tokenizer(tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_special_tokens_follow_the_config(tmp_path):
+    """No <unk> (as in LLaMA 3): padding is another token; no first token where the config says so."""
+    train_word_tokenizer(["USER: ASSISTANT: hi"], tmp_path)
+    assert load_tokenizer(tmp_path).starts == [1]
+    config = {"unk_token": "<nothing>", "pad_token": "hi", "add_bos_token": False}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = load_tokenizer(tmp_path)
+    hi = tokenizer.encode("hi").ids
+    assert [tokenizer.pad_id] == hi
+    assert encode_conversation([{"from": "human", "value": "hi"}], tokenizer, "short")[0].tolist()[0] != 1

@@ -9,6 +9,7 @@ from PIL import Image
 
 from mmfuser_jax import model_folder, presets
 from mmfuser_jax.data import encode_conversation
+from mmfuser_jax.data.images import open_image
 from mmfuser_jax.data.pipeline import Augmentation, RowFormat, ToRow, stack_rows
 from mmfuser_jax.data.records import Record, Turn
 from mmfuser_jax.data.tokenizer import train_word_tokenizer
@@ -72,7 +73,7 @@ def test_a_training_row_gives_the_facades_logits(name, tokenizer, pictures):
     packed = np.asarray(jax.jit(vlm.model.apply)({"params": vlm.params}, stack_rows([row])).logits)[0]
     spoken = [{"from": turn.role, "value": turn.text} for turn in CONVERSATION]
     ids, labels = encode_conversation(spoken, tokenizer, "short")
-    opened = [Image.open(path) for path in pictures]
+    opened = [open_image(path) for path in pictures]
     pixels = [np.asarray(normalize_pixels(vlm.preprocess(x), config.image_mean, config.image_std)) for x in opened]
     logits = vlm.logits(ids[None], pixels, [x.size for x in opened])[0]
     used = int((row.segment_ids > 0).sum())
@@ -86,7 +87,7 @@ def test_a_training_row_gives_the_facades_logits(name, tokenizer, pictures):
 def test_the_newline_and_the_order_of_tiles_matter(pictures):
     """Negative control of the comparison above: other merges of the same tiles are other numbers."""
     vlm = CASES["newline"]
-    image = Image.open(pictures[0])
+    image = open_image(pictures[0])
     tiles = np.asarray(normalize_pixels(vlm.preprocess(image), (0.5,) * 3, (0.5,) * 3))
     ids = np.array([[1, -200, 5]])
     straight = vlm.logits(ids, [tiles], [image.size])
@@ -96,11 +97,22 @@ def test_the_newline_and_the_order_of_tiles_matter(pictures):
     assert np.abs(straight - other.logits(ids, [tiles], [image.size])).max() > 1e-2
 
 
+def test_tiles_must_fit_their_picture(pictures):
+    vlm, image = CASES["newline"], open_image(pictures[0])
+    tiles, ids = np.zeros((3, 32, 32, 3), np.float32), np.array([[1, -200, 5]])
+    with pytest.raises(ValueError, match=r"image_sizes, .* is needed"):
+        vlm.logits(ids, [tiles])
+    with pytest.raises(ValueError, match="a picture of 70x30 has 3 tiles, not 2"):
+        vlm.logits(ids, [tiles[:2]], [image.size])
+    base_only = vlm.logits(ids, [tiles[:1]], [image.size])  # one tile is the base picture alone, ending in a newline
+    assert base_only.shape[1] == 2 + 16 + 1
+
+
 def test_generation_sees_tiles(tokenizer, pictures):
     """Answers about pictures of different tile counts do not depend on what else is in the batch."""
     base = CASES["newline"]
     vlm = VisionLanguageModel(base.card, base.model, base.params, tokenizer)
-    opened = [Image.open(path) for path in pictures]
+    opened = [open_image(path) for path in pictures]
     prompts, images = ["what is it?", "a dog?", "what is it?"], [opened[0], opened, None]
     together = vlm.generate(prompts, images, max_new_tokens=6)
     alone = [vlm.generate([p], [i], max_new_tokens=6)[0] for p, i in zip(prompts, images, strict=True)]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from mmfuser_jax.convert.errors import ConversionError
@@ -38,6 +39,19 @@ CLIP_DEFAULTS: Json = {
 """What Hugging Face's CLIPVisionConfig takes where a config.json is silent."""
 
 
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Whatever a broken config.json leads to (text for a number, a zero, a missing field) becomes one line naming it."""
+    try:
+        yield
+    except ConversionError:
+        raise
+    except (KeyError, TypeError, AttributeError, ArithmeticError, ValueError) as error:
+        raise ConversionError(
+            f"{where}: not a usable config ({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from None
+
+
 def _need(fields: Mapping[str, Any], name: str, allowed: tuple[Any, ...], default: Any, where: str) -> None:
     value = fields.get(name, default)
     if value not in allowed:
@@ -50,6 +64,11 @@ def llm_config(fields: Mapping[str, Any], where: str = "config.json") -> LlamaCo
     Raises:
       ConversionError: another architecture, or a variant that computes something else.
     """
+    with _reading(where):
+        return _llm_config(fields, where)
+
+
+def _llm_config(fields: Mapping[str, Any], where: str) -> LlamaConfig:
     kind = fields.get("model_type", "llama")
     if kind not in LLM_TYPES:
         raise ConversionError(f"{where}: model_type {kind!r} is no LLaMA, Vicuna or Mistral")
@@ -67,7 +86,7 @@ def llm_config(fields: Mapping[str, Any], where: str = "config.json") -> LlamaCo
         kv_heads=full.get("num_key_value_heads") or full["num_attention_heads"],
         mlp_width=full["intermediate_size"],
         head_width=full.get("head_dim") or 0,
-        norm_epsilon=full["rms_norm_eps"],
+        norm_epsilon=float(full["rms_norm_eps"]),
         rope_theta=float(rope.get("rope_theta", full["rope_theta"])),
         rope_scaling=_rope_scaling(full.get("rope_scaling") or rope, where),
         sliding_window=(full.get("sliding_window") or 0) if mistral else 0,
@@ -98,7 +117,11 @@ def vision_config(fields: Mapping[str, Any], where: str = "config.json") -> Clip
     Raises:
       ConversionError: another architecture.
     """
-    fields = fields.get("vision_config", fields)
+    with _reading(where):
+        return _vision_config(fields.get("vision_config", fields), where)
+
+
+def _vision_config(fields: Mapping[str, Any], where: str) -> ClipVitConfig:
     _need(fields, "model_type", ("clip_vision_model", "clip"), "clip_vision_model", where)
     full = {**CLIP_DEFAULTS, **fields}
     _need(full, "hidden_act", ("quick_gelu",), "quick_gelu", where)
@@ -110,7 +133,7 @@ def vision_config(fields: Mapping[str, Any], where: str = "config.json") -> Clip
         mlp_width=full["intermediate_size"],
         image_size=full["image_size"],
         patch_size=full["patch_size"],
-        norm_epsilon=full["layer_norm_eps"],
+        norm_epsilon=float(full["layer_norm_eps"]),
     )
 
 
@@ -132,8 +155,12 @@ def vlm_config(fields: Mapping[str, Any], vision: ClipVitConfig, fuser: bool, pr
     Raises:
       ConversionError: a setting that we cannot honour, or that contradicts the tensors.
     """
-    hf = is_hf(fields)
-    if hf:
+    with _reading(where):
+        return _vlm_config(fields, vision, fuser, projector, where)
+
+
+def _vlm_config(fields: Mapping[str, Any], vision: ClipVitConfig, fuser: bool, projector: int, where: str) -> VlmConfig:
+    if is_hf(fields):
         llm, kind = llm_config(fields["text_config"], where), fields.get("projector_hidden_act", "gelu")
         if kind != "gelu" or projector != 2:
             raise ConversionError(f"{where}: a projector of {projector} layers with {kind} is not LLaVA's")
@@ -151,19 +178,16 @@ def vlm_config(fields: Mapping[str, Any], vision: ClipVitConfig, fuser: bool, pr
     if fuser != (len(layers) > 1):
         have = "a fuser" if fuser else "no fuser"
         raise ConversionError(f"{where}: selects vision layers {layers}, but the checkpoint has {have}")
-    try:
-        return VlmConfig(
-            vision=vision,
-            llm=llm,
-            projector=ProjectorConfig({0: "identity", 1: _one_layer(fields)}.get(projector, f"mlp{projector}x_gelu")),
-            fuser=_fuser(fields, layers) if fuser else None,
-            select_layer=layers[-1],
-            select_feature=feature,
-            tile_merge=merge,
-            grid_pinpoints=tuple(tuple(pin) for pin in pinpoints),
-        )
-    except ValueError as error:
-        raise ConversionError(f"{where}: {error}") from None
+    return VlmConfig(
+        vision=vision,
+        llm=llm,
+        projector=ProjectorConfig({0: "identity", 1: _one_layer(fields)}.get(projector, f"mlp{projector}x_gelu")),
+        fuser=_fuser(fields, layers) if fuser else None,
+        select_layer=layers[-1],
+        select_feature=feature,
+        tile_merge=merge,
+        grid_pinpoints=tuple(tuple(pin) for pin in pinpoints),
+    )
 
 
 def _pinpoints(value: Any, where: str) -> tuple[tuple[int, int], ...]:
@@ -290,7 +314,7 @@ def hf_fields(config: VlmConfig, image_token: int) -> Json:
         "text_config": text,
         "vision_config": vision_fields(config.vision),
         "image_token_index": image_token,
-        "image_seq_length": config.vision.patches,
+        "image_seq_length": config.image_tokens,
         "projector_hidden_act": "gelu",
         "vision_feature_layer": config.select_layer,
         "vision_feature_select_strategy": {"patch": "default", "cls_patch": "full"}[config.select_feature],

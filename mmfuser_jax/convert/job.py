@@ -44,40 +44,52 @@ def convert(
     """
     if target is None:
         raise ConversionError("no --target given")
-    if verify and to == "orbax" and any(_is_ours(source) for source in sources):
-        raise ConversionError(
-            "--verify compares with PyTorch, and neither side is: verify --source=TORCH_FOLDER instead"
-        )
-    if template:
-        get_template(template)
+    target, sources = target.expanduser(), [str(Path(source).expanduser()) for source in sources]
+    ours = any(map(_is_ours, sources))
+    _check_options(ours, len(sources), to, template=template, scan=scan, step=step, dtype=dtype, verify=verify)
     if not (verify and target.exists()):
-        _convert(sources, target, to, template, scan, step, dtype, allow_pickle)
+        if ours:
+            _from_ours(Path(sources[0]), target, to, scan, step, dtype)
+        else:
+            _from_torch(sources, target, to, template, scan, dtype, allow_pickle)
         LOG.info("wrote %s", target)
     if verify:
         from mmfuser_jax.convert.verify import check
 
-        ours, torch = ([target], sources) if to == "orbax" else (sources, [target])
-        check(Path(ours[0]), [str(folder) for folder in torch], allow_pickle=allow_pickle, step=step)
+        model, torch = (sources[0], [str(target)]) if ours else (str(target), sources)
+        check(Path(model), torch, allow_pickle=allow_pickle, step=step)
 
 
-def _convert(
-    sources: Sequence[str],
-    target: Path,
-    to: str,
-    template: str,
-    scan: bool,
-    step: int | None,
-    dtype: str,
-    allow_pickle: bool,
+def _check_options(
+    ours: bool, sources: int, to: str, *, template: str, scan: bool, step: int | None, dtype: str, verify: bool
 ) -> None:
-    if any(_is_ours(source) for source in sources):
-        if len(sources) > 1:
-            raise ConversionError("a model folder of ours converts alone; give one --source")
-        if to == "orbax":
-            relayout(Path(sources[0]), target, scan=scan, step=step)
-        else:
-            write_torch_folder(Path(sources[0]), target, to, step=step, dtype=dtype)
-        return
+    """Refuses what would be ignored."""
+    if template:
+        get_template(template)
+    problems = {
+        "a model folder of ours converts alone; give one --source": ours and sources > 1,
+        "--template is for PyTorch sources; a model folder of ours has its own": ours and template,
+        "--step is for model folders of ours": not ours and step is not None,
+        "--scan is for --to=orbax": scan and to != "orbax",
+        "--dtype is for --to=llava and --to=hf": dtype and to == "orbax",
+        "--verify compares PyTorch with ours: one of the two folders must be of either kind": verify
+        and ours == (to == "orbax"),
+    }
+    for message, wrong in problems.items():
+        if wrong:
+            raise ConversionError(message)
+
+
+def _from_ours(source: Path, target: Path, to: str, scan: bool, step: int | None, dtype: str) -> None:
+    if to == "orbax":
+        relayout(source, target, scan=scan, step=step)
+    else:
+        write_torch_folder(source, target, to, step=step, dtype=dtype)
+
+
+def _from_torch(
+    sources: Sequence[str], target: Path, to: str, template: str, scan: bool, dtype: str, allow_pickle: bool
+) -> None:
     checkpoint = open_checkpoint(sources, allow_pickle=allow_pickle)
     if to == "orbax":
         write_model_folder(checkpoint, target, template=template, scan=scan)

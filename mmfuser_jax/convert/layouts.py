@@ -78,10 +78,9 @@ def hf_prefixes(config: VlmConfig) -> Prefixes:
     Raises:
       ConversionError: a fuser, a projector that is not two dense layers, or tiles that are merged another way.
     """
-    if config.grid_pinpoints and config.tile_merge != "spatial_unpad":
-        raise ConversionError(
-            f"the llava-hf layout has no place for tiles merged {config.tile_merge!r}; use --to=llava"
-        )
+    if bool(config.grid_pinpoints) != config.tiles_end_rows:
+        tiled = "tiles" if config.grid_pinpoints else "whole pictures"
+        raise ConversionError(f"the llava-hf layout cannot say {tiled} merged {config.tile_merge!r}; use --to=llava")
     if config.fuser is not None or config.projector.kind != "mlp2x_gelu":
         kind = "an MMFuser" if config.fuser is not None else f"a {config.projector.kind} projector"
         raise ConversionError(f"the llava-hf layout has no place for {kind}; use --to=llava")

@@ -6,21 +6,20 @@ import collections
 import dataclasses
 import functools
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from mmfuser_jax import hub, layout, presets
+from mmfuser_jax import layout, presets
 from mmfuser_jax.convert import configs, processor
 from mmfuser_jax.convert.errors import ConversionError, listed
-from mmfuser_jax.convert.layouts import LORA, detect
-from mmfuser_jax.convert.source import Tensor, Tensors, merge_lora, open_folder, split_lora
-from mmfuser_jax.convert.tables import Kind, Prefixes, Target, key_table, to_ours, torch_shape
+from mmfuser_jax.convert.folders import Folder, open_folders, read_json, tower_folder
+from mmfuser_jax.convert.source import Tensor
+from mmfuser_jax.convert.tables import Kind, Target, key_table, to_ours, torch_shape
+from mmfuser_jax.data.templates import TEMPLATES
 from mmfuser_jax.data.tokenizer import is_tokenizer_folder
 from mmfuser_jax.model_folder import ModelCard
 from mmfuser_jax.models import VLM, ClipVitConfig, VlmConfig
@@ -41,42 +40,19 @@ TEMPLATE_FIELD = "mmfuser_jax_template"
 DEFAULT_TEMPLATE = "v1"
 """LLaVA-1.5's and MMFuser's; taken where neither the checkpoint nor the user says another."""
 
+V1_TYPES = ("llava", "llava_llama")
+"""Values of `model_type` whose published models were trained with that template."""
+
 ALL_PARTS = ("vision_encoder", "projector", "llm")
-
-
-@dataclasses.dataclass
-class Folder:
-    """One source: a folder, its config.json, its tensors and where they keep which part.
-
-    Attributes:
-      overlay: its tensors replace those of other sources (a stage-1 projector, what a LoRA run trained in full).
-      factors: LoRA factors to merge into the other sources' weights.
-    """
-
-    path: Path
-    fields: dict[str, Any]
-    tensors: Tensors
-    prefixes: Prefixes
-    overlay: bool = False
-    factors: Tensors = dataclasses.field(default_factory=dict)
-
-    @property
-    def describes_model(self) -> bool:
-        """Whether its config.json is that of a whole vision-language model."""
-        return "mm_vision_select_layer" in self.fields or configs.is_hf(self.fields)
-
-    @property
-    def where(self) -> str:
-        """Its config.json, for errors."""
-        return str(self.path / "config.json")
 
 
 @dataclasses.dataclass(frozen=True)
 class Matched:
-    """A parameter's torch side."""
+    """A parameter's torch side; `overlay` says that it takes the place of the base's."""
 
     tensor: Tensor
     target: Target
+    overlay: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +81,16 @@ class TorchCheckpoint:
 
     def card(self, template: str = "") -> ModelCard:
         """The model's description; `template` overrules what config.json says (a field of ours), and that "v1"."""
-        said = next((f.fields[TEMPLATE_FIELD] for f in self.folders if TEMPLATE_FIELD in f.fields), DEFAULT_TEMPLATE)
+        said = next((f.fields[TEMPLATE_FIELD] for f in self.folders if TEMPLATE_FIELD in f.fields), "")
+        if not isinstance(said, str) or (said and said not in TEMPLATES):
+            raise ConversionError(f"{self.folders[0].where}: {TEMPLATE_FIELD} {said!r} is no conversation template")
+        if not template and not said and self.folders[0].fields.get("model_type") not in V1_TYPES:
+            LOG.warning(
+                "no conversation template is recorded: taking %s; name another if it is wrong", DEFAULT_TEMPLATE
+            )
         return ModelCard(
             config=self.config,
-            template=template or said,
+            template=template or said or DEFAULT_TEMPLATE,
             aspect=self.aspect,
             im_start_end=any(f.fields.get("mm_use_im_start_end") for f in self.folders),
             parts=None if self.whole else self.parts,
@@ -125,8 +107,11 @@ class TorchCheckpoint:
         tensor = matched.tensor.read()
         if checksums is not None:
             checksums[matched.target.home] = digest(tensor)
-        if path.startswith("fuser/gamma") and not tensor.any():
-            LOG.warning("%s is all zero: this fuser adds nothing (transformers ≤ 4.48 lost gammas when loading)", path)
+        if path.startswith("fuser/gamma") and not (tensor.any() and np.isfinite(tensor.astype(np.float32)).all()):
+            LOG.warning(
+                "%s is all zero or not finite: this fuser adds nothing (transformers ≤ 4.48 lost gammas when loading)",
+                path,
+            )
         return to_ours(tensor, matched.target.kind, self.shapes[path])
 
     def stream(
@@ -152,21 +137,20 @@ def open_checkpoint(sources: Sequence[str | Path], *, allow_pickle: bool = False
     Raises:
       ConversionError: anything that does not fit together, with the names of what does not.
     """
-    folders = [_open(hub.local_folder(source), allow_pickle) for source in sources]
-    if not folders:
-        raise ConversionError("no source given")
-    folders = _with_base(folders, allow_pickle)
-    folders = _with_vision_tower(folders, allow_pickle)
-    folders.sort(key=lambda folder: not folder.describes_model)
+    folders = open_folders(sources, allow_pickle)
     parts = tuple(dict.fromkeys(part for folder in folders for part in folder.prefixes.parts))
     config = _config(folders, parts)
     config = processor.with_statistics(config, [folder.path for folder in folders])
+    aspect = processor.aspect(folders[0].fields, folders[0].path)
+    if aspect != "anyres":  # LLaVA-1.6's code leaves the sizes in the config of models that never tile
+        config = dataclasses.replace(config, grid_pinpoints=())
+    _check_depths(config, folders)
     shapes = _shapes(config, parts)
     params, unused = _match(config, folders, shapes)
     return TorchCheckpoint(
         config=config,
         parts=parts,
-        aspect=processor.aspect(folders[0].fields, folders[0].path),
+        aspect=aspect,
         params=params,
         unused=unused,
         shapes=shapes,
@@ -191,80 +175,6 @@ def digest(tensor: np.ndarray) -> str:
     return hashlib.sha256(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data).hexdigest()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-      ConversionError: not one.
-    """
-    try:
-        fields = json.loads(path.read_text())
-    except (ValueError, OSError) as error:
-        raise ConversionError(f"{path}: not readable JSON ({error})") from None
-    if not isinstance(fields, dict):
-        raise ConversionError(f"{path}: not a JSON object")
-    return fields
-
-
-def _open(path: Path, allow_pickle: bool) -> Folder:
-    tensors = open_folder(path, allow_pickle)
-    folder = path if path.is_dir() else path.parent
-    config = folder / "config.json"
-    fields = read_json(config) if config.exists() else {}
-    if any(LORA.fullmatch(key) for key in tensors):
-        factors, rest = split_lora(tensors)
-        return Folder(folder, fields, rest, detect(rest) if rest else Prefixes(), True, factors)
-    prefixes = detect(tensors)
-    alone = prefixes.projector is not None and not any(key.endswith("input_layernorm.weight") for key in tensors)
-    return Folder(folder, fields, tensors, prefixes, overlay=alone)
-
-
-def _with_base(folders: list[Folder], allow_pickle: bool) -> list[Folder]:
-    """Adds an adapter's base model where it was not given, and merges the adapter into it."""
-    for adapted in [folder for folder in folders if folder.factors]:
-        adapter = read_json(adapted.path / "adapter_config.json")
-        if not any(folder.prefixes.llm is not None and not folder.overlay for folder in folders):
-            base = adapter.get("base_model_name_or_path")
-            if not base:
-                raise ConversionError(f"{adapted.path}: a LoRA adapter needs its base model: add --source=BASE")
-            folders = [*folders, _open(hub.local_folder(base), allow_pickle)]
-        for folder in folders:
-            if folder.prefixes.llm is not None and not folder.overlay:
-                folder.tensors = merge_lora(folder.tensors, adapted.factors, adapter)
-    return folders
-
-
-def _with_vision_tower(folders: list[Folder], allow_pickle: bool) -> list[Folder]:
-    """Adds the folder that a LLaVA config names as its vision tower, where the tower's weights are nowhere else."""
-    has_vision = any(folder.prefixes.vision is not None for folder in folders)
-    has_model = any(folder.prefixes.llm is not None for folder in folders) and any(
-        folder.prefixes.projector is not None for folder in folders
-    )
-    if has_vision or not has_model:
-        return folders
-    for folder in folders:
-        if path := _tower_folder(folder):
-            return [*folders, _open(path, allow_pickle)]
-    named = next((f.fields["mm_vision_tower"] for f in folders if f.fields.get("mm_vision_tower")), "none")
-    raise ConversionError(
-        f"{folders[0].path}: has no vision tower inside (config.json names {named!r}); add --source=FOLDER_OF_IT"
-    )
-
-
-def _tower_folder(folder: Folder) -> Path | None:
-    """Folder of the vision tower that a LLaVA config names: inside it, anywhere, or on the hub."""
-    name = folder.fields.get("mm_vision_tower")
-    if not isinstance(name, str):
-        return None
-    for path in (folder.path / name, folder.path / "clip", Path(name)):
-        if (path / "config.json").exists():
-            return path
-    try:
-        return hub.local_folder(name) if hub.is_id(name) else None
-    except hub.HubError:
-        return None  # the caller says which folder is wanted
-
-
 def _config(folders: list[Folder], parts: tuple[str, ...]) -> VlmConfig:
     """The model's shape from whichever folders describe it; stand-ins for parts that are not there."""
     stand_in = presets.tiny()
@@ -275,6 +185,8 @@ def _config(folders: list[Folder], parts: tuple[str, ...]) -> VlmConfig:
         return configs.vlm_config(main.fields, vision or _bare_tower(main), fuser, depth, main.where)
     if "projector" in parts:
         raise ConversionError(f"{folders[0].path}: a projector without the config.json that LLaVA saves beside it")
+    if undescribed := [f for f in folders if f.prefixes.llm is not None and not f.fields]:
+        raise ConversionError(f"{undescribed[0].path}: a language model without its config.json")
     llm = next((configs.llm_config(f.fields, f.where) for f in folders if f.prefixes.llm is not None), stand_in.llm)
     return VlmConfig(vision=vision or stand_in.vision, llm=llm)
 
@@ -286,7 +198,7 @@ def _vision(folders: list[Folder]) -> ClipVitConfig | None:
             return configs.vision_config(folder.fields, folder.where)
     for folder in folders:
         name = folder.fields.get("mm_vision_tower")
-        path = _tower_folder(folder) if name not in KNOWN_TOWERS else folder.path / "clip"
+        path = tower_folder(folder, weights=False) if name not in KNOWN_TOWERS else folder.path / "clip"
         if path is not None and (path / "config.json").exists():
             return configs.vision_config(read_json(path / "config.json"), str(path / "config.json"))
         if name in KNOWN_TOWERS:
@@ -304,6 +216,16 @@ def _bare_tower(folder: Folder) -> ClipVitConfig:
     return ClipVitConfig(width, depth=64, heads=1, mlp_width=1, image_size=1, patch_size=1)
 
 
+def _check_depths(config: VlmConfig, folders: list[Folder]) -> None:
+    """Refuses a depth that no such number of tensors can have, before shapes are worked out layer by layer."""
+    tensors = sum(len(folder.tensors) for folder in folders)
+    for name, prefix, depth in (("vision", "vision", config.vision.depth), ("language model", "llm", config.llm.depth)):
+        if any(getattr(folder.prefixes, prefix) is not None for folder in folders) and depth > tensors:
+            raise ConversionError(
+                f"{folders[0].where}: {depth} {name} layers, but the checkpoint has {tensors} tensors"
+            )
+
+
 def _shapes(config: VlmConfig, parts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
     boxed = flatten(boxed_params(VLM(config)))
     return {path: leaf.unbox().shape for path, leaf in boxed.items() if path.split("/")[0] in parts}
@@ -316,7 +238,7 @@ def _match(
     params: dict[str, Matched] = {}
     unused: dict[str, Tensor] = {}
     problems: dict[str, list[str]] = {"unknown": [], "twice": [], "wrong shape": [], "not floating point": []}
-    for folder in sorted(folders, key=lambda folder: folder.overlay):
+    for folder in sorted(folders, key=lambda folder: not folder.overlay):  # what overlays comes first, and stays
         table = key_table(config, folder.prefixes)
         for key, tensor in folder.tensors.items():
             target = table.get(key)
@@ -325,15 +247,16 @@ def _match(
                     problems["unknown"].append(key)
             elif target.path is None or target.path not in shapes:
                 unused[target.home] = tensor
-            elif target.path in params and not folder.overlay:
-                problems["twice"].append(key)
+            elif target.path in params:
+                if not params[target.path].overlay or folder.overlay:
+                    problems["twice"].append(key)
             else:
                 wanted = torch_shape(shapes[target.path], target.kind, _patch_shape(config))
                 if tensor.shape != wanted:
                     problems["wrong shape"].append(f"{key} {list(tensor.shape)} instead of {list(wanted)}")
                 elif tensor.dtype.kind not in "fV":  # V: bfloat16
                     problems["not floating point"].append(f"{key} ({tensor.dtype})")
-                params[target.path] = Matched(tensor, target)
+                params[target.path] = Matched(tensor, target, folder.overlay)
     _fill_gammas(params, shapes)
     problems["missing"] = [_torch_name(path, config, folders) for path in shapes if path not in params]
     found = [f"{kind}: {listed(names)}" for kind, names in problems.items() if names]

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,12 @@ from mmfuser_jax.convert.layouts import LORA
 SAFETENSORS_DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
     "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8, "BOOL": np.bool_,
+}  # fmt: skip
+
+TORCH_DTYPES = {
+    "torch.float64": np.float64, "torch.float32": np.float32, "torch.float16": np.float16,
+    "torch.bfloat16": ml_dtypes.bfloat16, "torch.int64": np.int64, "torch.int32": np.int32, "torch.int16": np.int16,
+    "torch.int8": np.int8, "torch.uint8": np.uint8, "torch.bool": np.bool_,
 }  # fmt: skip
 
 WEIGHT_FILES = ("model", "pytorch_model", "adapter_model", "non_lora_trainables", "mm_projector")
@@ -95,9 +101,9 @@ def weight_files(folder: Path, allow_pickle: bool) -> list[Path]:
 
 def _listed_in_index(folder: Path) -> list[Path]:
     """Shards named by an index file, each checked to exist in the folder itself."""
-    for name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+    for name, whole in (("model.safetensors.index.json", ""), ("pytorch_model.bin.index.json", "model.safetensors")):
         index = folder / name
-        if index.exists():
+        if index.exists() and not (whole and (folder / whole).exists()):
             try:
                 shards = set(json.loads(index.read_text())["weight_map"].values())
             except (ValueError, KeyError, AttributeError, TypeError):
@@ -149,8 +155,7 @@ def _open_pickle(file: Path) -> Tensors:
     state = _load_pickle(file)
     tensors = {}
     for key, value in state.items():
-        dtype = str(value.dtype).removeprefix("torch.")
-        kind = np.dtype(ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+        kind = np.dtype(TORCH_DTYPES[str(value.dtype)])
         tensors[key] = Tensor(tuple(value.shape), kind, file, functools.partial(_read_pickle, file, key))
     return tensors
 
@@ -158,7 +163,7 @@ def _open_pickle(file: Path) -> Tensors:
 def _read_pickle(file: Path, key: str) -> np.ndarray:
     import torch
 
-    value = _load_pickle(file)[key].contiguous()
+    value = _load_pickle(file)[key].detach().contiguous()
     if value.dtype == torch.bfloat16:
         return value.view(torch.int16).numpy().view(ml_dtypes.bfloat16).copy()
     return value.numpy().copy()
@@ -177,6 +182,13 @@ def _load_pickle(file: Path) -> dict[str, Any]:
         raise ConversionError(f"{file}: refused, not plain tensors ({reason[:200]})") from None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ConversionError(f"{file}: not a state dict of tensors")
+    odd = [
+        str(key)
+        for key, value in state.items()
+        if not isinstance(key, str) or value.layout != torch.strided or str(value.dtype) not in TORCH_DTYPES
+    ]
+    if odd:
+        raise ConversionError(f"{file}: no plain tensors under names: {listed(odd)}")
     return state
 
 
@@ -198,6 +210,9 @@ def merge_lora(base: Tensors, factors: Tensors, adapter: dict[str, Any]) -> Tens
     Raises:
       ConversionError: a factor without partner or base weight, wrong shapes, or an adapter that is not plain LoRA.
     """
+    alpha = adapter.get("lora_alpha")
+    if not isinstance(alpha, int | float):
+        raise ConversionError(f"adapter_config.json: lora_alpha {alpha!r} is not a number")
     odd = [name for name in ("use_dora", "fan_in_fan_out", "alpha_pattern", "rank_pattern") if adapter.get(name)]
     if odd or adapter.get("peft_type", "LORA") != "LORA":
         raise ConversionError(
@@ -213,10 +228,11 @@ def merge_lora(base: Tensors, factors: Tensors, adapter: dict[str, Any]) -> Tens
     merged = dict(base)
     for key, pair in pairs.items():
         weight, down, up = base[key], pair["A"], pair["B"]
-        if (up.shape[0], down.shape[1]) != weight.shape or up.shape[1] != down.shape[0]:
+        flat = any(len(factor.shape) != 2 or 0 in factor.shape for factor in (up, down))
+        if flat or (up.shape[0], down.shape[1]) != weight.shape or up.shape[1] != down.shape[0]:
             raise ConversionError(f"{key}: LoRA B {up.shape} times A {down.shape} does not fit weight {weight.shape}")
         rank = down.shape[0]
-        scale = adapter["lora_alpha"] / (rank**0.5 if adapter.get("use_rslora") else rank)
+        scale = alpha / (rank**0.5 if adapter.get("use_rslora") else rank)
         read = functools.partial(_read_merged, weight, down, up, scale)
         merged[key] = dataclasses.replace(weight, read=read)
     return merged
@@ -226,8 +242,3 @@ def _read_merged(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> np.n
     # float32, rounded once: adding in 16 bits would round twice.
     change = up.read().astype(np.float32) @ down.read().astype(np.float32)
     return (weight.read().astype(np.float32) + np.float32(scale) * change).astype(weight.dtype)
-
-
-def total_bytes(tensors: Sequence[Tensor]) -> int:
-    """Bytes of some tensors together, for progress bars."""
-    return sum(tensor.nbytes for tensor in tensors)

@@ -34,7 +34,16 @@ TORCH = "torch"
 UNUSED = "unused.safetensors"
 CHECKSUMS = "checksums.json"
 
-CARRIED = ("config.json", "generation_config.json", "clip/config.json", f"clip/{processor.FILE}", processor.FILE)
+CARRIED = (
+    "config.json",
+    "generation_config.json",
+    "clip/config.json",
+    f"clip/{processor.FILE}",
+    processor.FILE,
+    processor.WHOLE_FILE,
+    "chat_template.json",
+    "chat_template.jinja",
+)
 """Config files that travel along word for word, so that the way back gives them as they were."""
 
 
@@ -52,6 +61,8 @@ def write_model_folder(checkpoint: TorchCheckpoint, target: Path, *, template: s
     Raises:
       ConversionError: `target` exists, or the source is damaged.
     """
+    card = checkpoint.card(template)
+    card = dataclasses.replace(card, config=model_folder.with_layout(card.config, scan))
     with whole_folder(target) as draft:
         shapes = _stacked(checkpoint) if scan else checkpoint.shapes
         checksums: dict[str, str] = {}
@@ -63,7 +74,7 @@ def write_model_folder(checkpoint: TorchCheckpoint, target: Path, *, template: s
                 writer.add(path, array)
                 bar(array.nbytes)
         files.write_text(draft / CHECKSUMS, json.dumps(checksums, indent=0, sort_keys=True) + "\n")
-        _write_card(checkpoint, draft, template, scan)
+        model_folder.write_card(draft, card)
         _carry(checkpoint, draft)
 
 
@@ -137,11 +148,6 @@ def _stacked(checkpoint: TorchCheckpoint) -> dict[str, tuple[int, ...]]:
         depth, name = layout.stacked(path)
         stacked[name] = shape if depth is None else (max(depth + 1, stacked.get(name, (0,))[0]), *shape)
     return stacked
-
-
-def _write_card(checkpoint: TorchCheckpoint, draft: Path, template: str, scan: bool) -> None:
-    card = checkpoint.card(template)
-    model_folder.write_card(draft, dataclasses.replace(card, config=model_folder.with_layout(card.config, scan)))
 
 
 def _carry(checkpoint: TorchCheckpoint, draft: Path) -> None:

@@ -18,8 +18,9 @@ from mmfuser_jax import layout, model_folder
 from mmfuser_jax.checkpoint import StoredParams
 from mmfuser_jax.convert import configs, processor, vocabulary
 from mmfuser_jax.convert.errors import ConversionError, listed
+from mmfuser_jax.convert.folders import read_json
 from mmfuser_jax.convert.layouts import hf_prefixes, llava_prefixes
-from mmfuser_jax.convert.reading import TEMPLATE_FIELD, digest, read_json
+from mmfuser_jax.convert.reading import TEMPLATE_FIELD, digest
 from mmfuser_jax.convert.shards import Entry, write_json, write_shards
 from mmfuser_jax.convert.tables import VISION_NEVER_READ, Prefixes, Target, key_table, to_torch, torch_shape
 from mmfuser_jax.convert.to_ours import CHECKSUMS, TORCH, UNUSED, whole_folder
@@ -28,6 +29,9 @@ from mmfuser_jax.models import ClipVitConfig, VlmConfig
 LOG = logging.getLogger(__name__)
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+
+TEXT_FIELDS = ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id")
+"""Fields that describe a language model's use rather than its shape; vLLM takes its context length from the first."""
 
 PER_RUN = {"image_aspect_ratio": "square", "mm_use_im_start_end": False}
 """Fields of LLaVA's config.json that say how pictures go in, and what their absence means."""
@@ -119,7 +123,10 @@ class Exporter:
             return {}
         with safe_open(self._unused, "np") as opened:
             kept = {home: opened.get_tensor(home) for home in opened.keys()}  # noqa: SIM118 (not a mapping)
-        kept = {home: x.astype(self._dtype or x.dtype, copy=False) for home, x in kept.items()}
+        kept = {
+            home: x.astype(self._dtype if self._dtype and x.dtype.kind in "fV" else x.dtype, copy=False)
+            for home, x in kept.items()
+        }
         return {home: Entry(x.shape, x.dtype, functools.partial(np.asarray, x)) for home, x in kept.items()}
 
     def _neutral(self, target: Target, came_from_torch: bool) -> Entry | None:
@@ -177,14 +184,23 @@ def write_torch_folder(folder: Path, target: Path, to: str, *, step: int | None 
 
 
 def _copy_texts(folder: Path, draft: Path) -> None:
+    """Tokenizer, generation settings and chat template."""
     tokenizer = folder / model_folder.TOKENIZER
     if tokenizer.is_dir():
         shutil.copytree(tokenizer, draft, dirs_exist_ok=True)
-    generation = folder / TORCH / "generation_config.json"
-    if generation.exists():
-        shutil.copyfile(generation, draft / generation.name)
-    else:
-        write_json(draft / generation.name, {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
+    for name in ("generation_config.json", "chat_template.json", "chat_template.jinja"):
+        if (folder / TORCH / name).exists():
+            shutil.copyfile(folder / TORCH / name, draft / name)
+    if not (draft / "generation_config.json").exists():
+        write_json(draft / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
+
+
+def _said_of_text(folder: Path) -> dict[str, Any]:
+    """What the original config.json says of the language model besides its shape, in whichever layout it came."""
+    file = folder / TORCH / "config.json"
+    fields = read_json(file) if file.exists() else {}
+    text = fields.get("text_config", fields)
+    return {name: text[name] for name in TEXT_FIELDS if name in text}
 
 
 def _original(folder: Path, to: str) -> dict[str, Any]:
@@ -198,6 +214,7 @@ def _write_config(draft: Path, folder: Path, exporter: Exporter, config: VlmConf
     """config.json: the original word for word where it still describes the model, else `made` around it."""
     before = _original(folder, "hf" if configs.is_hf(made) else "llava")
     made |= {"torch_dtype": exporter.dtype, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    made.get("text_config", made).update(_said_of_text(folder))
     where = str(folder / TORCH / "config.json")
     fields = {**before} if before and _describes(before, config, where) else {**before, **made}
     for name, usual in PER_RUN.items():  # training may have changed these and left the shape alone
@@ -226,7 +243,7 @@ def _is_tower(vision: ClipVitConfig, config: VlmConfig) -> bool:
 
 
 def _write_clip_folder(folder: Path, draft: Path, exporter: Exporter) -> None:
-    """The vision tower as a folder of its own, which is where LLaVA's code looks for it."""
+    """The vision tower as a folder of its own: LLaVA's code loads it from one, by path or hub id, not from the model."""
     draft.mkdir()
     vision = exporter.config.vision
     original = folder / TORCH / "clip" / "config.json"

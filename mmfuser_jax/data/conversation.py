@@ -112,13 +112,13 @@ def encode_pieces(pieces: Sequence[Piece], tokenizer: Tokenizer) -> tuple[np.nda
     """Token ids and labels, int32[T] each, of rendered text.
 
     The text is split at `<image>` and every part tokenised by itself, as in LLaVA; a picture becomes one
-    IMAGE_TOKEN_INDEX. The sequence starts with the beginning-of-sequence token. Labels are IGNORE_INDEX where a token
+    IMAGE_TOKEN_INDEX. The sequence starts with `tokenizer.starts`. Labels are IGNORE_INDEX where a token
     touches no supervised piece.
     """
     text = "".join(piece for piece, _ in pieces)
     flags: Any = np.repeat([flag for _, flag in pieces], [len(piece) for piece, _ in pieces]) if pieces else []
     supervised_before = np.append(0, np.cumsum(flags)).tolist()
-    ids, labels = [tokenizer.bos_id], [IGNORE_INDEX]
+    ids, labels = list(tokenizer.starts), [IGNORE_INDEX] * len(tokenizer.starts)
     start = 0
     for index, part in enumerate(text.split(IMAGE_MARKER)):
         if index:

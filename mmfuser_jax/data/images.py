@@ -14,6 +14,7 @@ from mmfuser_jax.data.records import RecordError
 from mmfuser_jax.types import CLIP_MEAN, CLIP_STD
 
 MAX_PIXELS = 64_000_000
+MAX_PADDED_PIXELS = 4 * MAX_PIXELS
 ASPECTS = ("pad", "square", "anyres")
 FILTER = Image.Resampling.BICUBIC
 """CLIP's filter; of tiles LLaVA leaves it to Pillow, whose default is the same."""
@@ -62,6 +63,8 @@ def fit_image(
         raise ValueError("aspect 'anyres' makes several tiles, fit_image one; see fit_tiles")
     image = image.convert("RGB")
     if aspect == "pad":
+        if max(image.size) ** 2 > MAX_PADDED_PIXELS:
+            raise RecordError(f"{image.width}x{image.height} pixels are too elongated to be padded to a square")
         image = _pad_to_square(image, tuple(int(channel * 255) for channel in mean))
     elif image.height == 1 or image_size**2 * max(image.size) > MAX_PIXELS * min(image.size):
         raise RecordError(

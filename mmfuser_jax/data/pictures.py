@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from PIL import Image
 
-from mmfuser_jax.data.anyres import image_slots
+from mmfuser_jax.data.anyres import image_slots, tile_grid
 from mmfuser_jax.data.images import fit_image, fit_tiles
 
 
@@ -62,13 +62,20 @@ class ImageFormat:
         return Picture(pixels, self.slots(image.size, len(pixels)))
 
     def slots(self, size: tuple[int, int], tiles: int) -> np.ndarray:
-        """Order of the image tokens, int32[k], of a picture of (width, height) cut into `tiles`."""
+        """Order of the image tokens, int32[k], of a picture of (width, height) cut into `tiles`.
+
+        Raises:
+          ValueError: a picture of this size is cut into another number of tiles.
+        """
         if self.aspect != "anyres" or self.tile_merge == "flat":
             return np.arange(tiles * self.tokens, dtype=np.int32)
+        columns, rows = tile_grid(size, self.grid_pinpoints, self.size)
+        if tiles not in (1, 1 + columns * rows):
+            raise ValueError(f"a picture of {size[0]}x{size[1]} has {1 + columns * rows} tiles, not {tiles}")
         return image_slots(
             size,
             grid_side=round(self.tokens**0.5),
             image_size=self.size,
-            pinpoints=self.grid_pinpoints,
+            pinpoints=self.grid_pinpoints if tiles > 1 else None,
             merge=self.tile_merge,
         )

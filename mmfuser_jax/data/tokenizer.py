@@ -42,7 +42,8 @@ class Tokenizer(abc.ABC):
     Attributes:
       folder: where it was read from.
       eos_token: text of the token that ends an answer.
-      bos_id, eos_id, pad_id: ids of the special tokens; padding is <unk> as in LLaMA.
+      bos_id, eos_id, pad_id: ids of the special tokens; padding is <unk> as in LLaMA, where there is one.
+      starts: what a sequence begins with: bos_id, or nothing where the config says so.
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
@@ -50,7 +51,11 @@ class Tokenizer(abc.ABC):
         self.folder = folder
         names = {key: token_text(config.get(key)) or default for key, default in DEFAULT_SPECIALS.items()}
         self.eos_token = names["eos_token"]
-        self.bos_id, self.eos_id, self.pad_id = (self._require(name) for name in names.values())
+        self.bos_id, self.eos_id = self._require(names["bos_token"]), self._require(names["eos_token"])
+        unknown, pad = names["unk_token"], token_text(config.get("pad_token"))
+        padding = (self._token_id(name) for name in (unknown, pad) if name)
+        self.pad_id = next((index for index in padding if index is not None), self.eos_id)
+        self.starts = [] if config.get("add_bos_token") is False else [self.bos_id]
 
     @property
     @abc.abstractmethod
@@ -162,7 +167,7 @@ def load_tokenizer(folder: str | Path, legacy: bool | None = None) -> Tokenizer:
       ValueError: a file is not what its name says, a special token is missing from the vocabulary, or `legacy` is given
         for a `tokenizer.json`, which has a rule of its own.
     """
-    folder = hub.local_folder(folder)
+    folder = hub.local_folder(folder, weights=False) if hub.is_id(folder) else Path(folder)
     if (folder / SENTENCEPIECE_FILE).is_file():
         from mmfuser_jax.data.llama_tokenizer import SentencePieceTokenizer  # it builds on this module
 

@@ -12,8 +12,10 @@ BENCHMARKS = {"easy_vqa": "easy_vqa/questions"}
 """Benchmark → data source."""
 
 
-def run_benchmark(model: str | Path, benchmark: str, split: str, out: Path, max_new_tokens: int) -> dict[str, Any]:
-    """Loads a model folder, scores it, and writes the files of `evaluate` to `out`.
+def run_benchmark(
+    model: str | Path, benchmark: str, split: str, out: Path, max_new_tokens: int, *, allow_pickle: bool = False
+) -> dict[str, Any]:
+    """Loads a model, scores it, and writes the files of `evaluate` to `out`.
 
     Raises:
       ValueError: no such benchmark or split.
@@ -21,4 +23,6 @@ def run_benchmark(model: str | Path, benchmark: str, split: str, out: Path, max_
     """
     if benchmark not in BENCHMARKS:
         raise ValueError(f"no benchmark {benchmark!r}; there are {', '.join(BENCHMARKS)}")
-    return evaluate(load(model), BENCHMARKS[benchmark], split, out, max_new_tokens=max_new_tokens)
+    return evaluate(
+        load(model, allow_pickle=allow_pickle), BENCHMARKS[benchmark], split, out, max_new_tokens=max_new_tokens
+    )

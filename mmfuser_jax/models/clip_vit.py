@@ -108,7 +108,7 @@ class ClipVit(nn.Module):
       config: shape.
       depth: blocks to build, at most config.depth: up to the deepest hidden state that will be asked for.
       keep_class: hidden states keep the class token in front of the patches.
-      dtype: compute dtype; parameters are float32.
+      dtype: compute dtype; fresh parameters are float32.
       remat: key of `layers.REMAT_POLICIES`.
     """
 

@@ -124,7 +124,7 @@ class Fuser(nn.Module):
 
     Attributes:
       config: shape.
-      dtype: compute dtype; parameters are float32.
+      dtype: compute dtype; fresh parameters are float32.
     """
 
     config: FuserConfig

@@ -182,7 +182,7 @@ class Llama(nn.Module):
 
     Attributes:
       config: shape.
-      dtype: compute dtype; parameters are float32, logits always float32.
+      dtype: compute dtype; fresh parameters are float32, logits always float32.
       remat: key of `layers.REMAT_POLICIES`.
     """
 

@@ -40,7 +40,7 @@ class Projector(nn.Module):
     Attributes:
       config: kind.
       width: output width, the language model's.
-      dtype: compute dtype; parameters are float32.
+      dtype: compute dtype; fresh parameters are float32.
     """
 
     config: ProjectorConfig

@@ -122,7 +122,7 @@ class VLM(nn.Module):
 
     Attributes:
       config: shape.
-      dtype: compute dtype; parameters are float32, logits always float32.
+      dtype: compute dtype; fresh parameters are float32, logits always float32.
       remat: key of `layers.REMAT_POLICIES`, for the vision encoder and the language model.
     """
 

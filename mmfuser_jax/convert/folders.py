@@ -1,0 +1,132 @@
+"""The folders that make up one torch checkpoint: opened, and completed by the base or vision tower that they name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmfuser_jax import hub
+from mmfuser_jax.convert import configs
+from mmfuser_jax.convert.errors import ConversionError
+from mmfuser_jax.convert.layouts import LORA, detect
+from mmfuser_jax.convert.source import Tensors, merge_lora, open_folder, split_lora
+from mmfuser_jax.convert.tables import Prefixes
+
+
+@dataclasses.dataclass
+class Folder:
+    """One source: a folder, its config.json, its tensors and where they keep which part.
+
+    Attributes:
+      overlay: its tensors replace those of other sources (a stage-1 projector, what a LoRA run trained in full).
+      factors: LoRA factors to merge into the other sources' weights.
+    """
+
+    path: Path
+    fields: dict[str, Any]
+    tensors: Tensors
+    prefixes: Prefixes
+    overlay: bool = False
+    factors: Tensors = dataclasses.field(default_factory=dict)
+
+    @property
+    def describes_model(self) -> bool:
+        """Whether its config.json is that of a whole vision-language model."""
+        return "mm_vision_select_layer" in self.fields or configs.is_hf(self.fields)
+
+    @property
+    def where(self) -> str:
+        """Its config.json, for errors."""
+        return str(self.path / "config.json")
+
+
+def open_folders(sources: Sequence[str | Path], allow_pickle: bool) -> list[Folder]:
+    """Opens the sources of one model, adds what they name and lack, and merges adapters; the describing one comes first.
+
+    Raises:
+      ConversionError: no source, or a base or vision tower that cannot be found.
+    """
+    folders = [_open(hub.local_folder(source), allow_pickle) for source in sources]
+    if not folders:
+        raise ConversionError("no source given")
+    folders = _with_vision_tower(_with_base(folders, allow_pickle), allow_pickle)
+    return sorted(folders, key=lambda folder: not folder.describes_model)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+      ConversionError: not one.
+    """
+    try:
+        fields = json.loads(path.read_text())
+    except (ValueError, OSError) as error:
+        raise ConversionError(f"{path}: not readable JSON ({error})") from None
+    if not isinstance(fields, dict):
+        raise ConversionError(f"{path}: not a JSON object")
+    return fields
+
+
+def _open(path: Path, allow_pickle: bool) -> Folder:
+    tensors = open_folder(path, allow_pickle)
+    folder = path if path.is_dir() else path.parent
+    config = folder / "config.json"
+    fields = read_json(config) if config.exists() else {}
+    if any(LORA.fullmatch(key) for key in tensors):
+        factors, rest = split_lora(tensors)
+        return Folder(folder, fields, rest, detect(rest) if rest else Prefixes(), True, factors)
+    prefixes = detect(tensors)
+    alone = prefixes.projector is not None and not any(key.endswith("input_layernorm.weight") for key in tensors)
+    return Folder(folder, fields, tensors, prefixes, overlay=alone)
+
+
+def _with_base(folders: list[Folder], allow_pickle: bool) -> list[Folder]:
+    """Adds an adapter's base model where it was not given, and merges the adapter into it."""
+    for adapted in [folder for folder in folders if folder.factors]:
+        adapter = read_json(adapted.path / "adapter_config.json")
+        if not any(folder.prefixes.llm is not None and not folder.overlay for folder in folders):
+            base = adapter.get("base_model_name_or_path")
+            if not isinstance(base, str) or not base:
+                raise ConversionError(f"{adapted.path}: a LoRA adapter needs its base model: add --source=BASE")
+            folders = [*folders, _open(hub.local_folder(base), allow_pickle)]
+        for folder in folders:
+            if folder.prefixes.llm is not None and not folder.overlay:
+                folder.tensors = merge_lora(folder.tensors, adapted.factors, adapter)
+    return folders
+
+
+def _with_vision_tower(folders: list[Folder], allow_pickle: bool) -> list[Folder]:
+    """Adds the folder that a LLaVA config names as its vision tower, where the tower's weights are nowhere else."""
+    towers = [folder for folder in folders if folder.prefixes.vision is not None]
+    bare = [folder for folder in towers if folder.prefixes.parts == ("vision_encoder",)]
+    if len(bare) < len(towers):  # a model has its own tower inside: one given besides only describes it
+        for folder in bare:
+            folder.tensors, folder.prefixes = {}, Prefixes()
+    has_llm = any(folder.prefixes.llm is not None for folder in folders)
+    if towers or not has_llm or not any(folder.describes_model for folder in folders):
+        return folders
+    for folder in folders:
+        if path := tower_folder(folder):
+            return [*folders, _open(path, allow_pickle)]
+    named = next((f.fields["mm_vision_tower"] for f in folders if f.fields.get("mm_vision_tower")), "none")
+    raise ConversionError(
+        f"{folders[0].path}: has no vision tower inside (config.json names {named!r}); add --source=FOLDER_OF_IT"
+    )
+
+
+def tower_folder(folder: Folder, weights: bool = True) -> Path | None:
+    """Folder of the vision tower that a LLaVA config names: inside it, anywhere, or on the hub."""
+    name = folder.fields.get("mm_vision_tower")
+    if not isinstance(name, str):
+        return None
+    for path in (folder.path / name, folder.path / "clip", Path(name)):
+        if (path / "config.json").exists():
+            return path
+    try:
+        return hub.local_folder(name, weights) if hub.is_id(name) else None
+    except hub.HubError:
+        return None  # the caller says which folder is wanted
