@@ -202,7 +202,7 @@ class StoredParams:
         return flatten_dict(tree, sep="/")
 
 
-def restore_params(folder: Path, params: Any, step: int | None = None) -> tuple[Any, int]:
+def restore_params(folder: Path, params: Any, step: int | None = None, *, as_stored: bool = False) -> tuple[Any, int]:
     """Only the parameters of a checkpoint, into the shapes and shardings of abstract `params`; and its step.
 
     Layers stored one by one are stacked where `params` has them stacked (`layers.Stack`), and the other way round.
@@ -211,6 +211,7 @@ def restore_params(folder: Path, params: Any, step: int | None = None) -> tuple[
       folder: the `checkpoints` folder of a run.
       params: tree of jax.ShapeDtypeStruct, with shardings.
       step: which one; None for the newest.
+      as_stored: keep the dtypes of the checkpoint instead of those of `params`, for models that are only read.
 
     Raises:
       CheckpointError: no such checkpoint, or it holds other parameters.
@@ -219,6 +220,8 @@ def restore_params(folder: Path, params: Any, step: int | None = None) -> tuple[
     wanted = flatten_dict(params, sep="/")
     sources = {path: layout.sources(path, x.shape, stored.shapes) for path, x in wanted.items()}
     _check_fit(folder / str(stored.step), stored, wanted, sources)
+    if as_stored:
+        wanted = {path: x.update(dtype=stored.shapes[sources[path][0][0]].dtype) for path, x in wanted.items()}
     same = {path: x for path, x in wanted.items() if sources[path] == ((path, None),)}
     restored = stored.place(same)
     for path, x in wanted.items():
@@ -226,20 +229,6 @@ def restore_params(folder: Path, params: Any, step: int | None = None) -> tuple[
             arrays = stored.read({source for source, _ in sources[path]})
             restored[path] = jax.device_put(layout.assemble(arrays, sources[path]).astype(x.dtype), x.sharding)
     return unflatten_dict(restored, sep="/"), stored.step
-
-
-def stored_dtypes(folder: Path, params: Any, step: int | None = None) -> Any:
-    """Abstract `params` in the dtypes that a checkpoint stores them in, for models that are only read.
-
-    Raises:
-      CheckpointError: no such checkpoint.
-    """
-    stored = StoredParams(folder, step).shapes
-    wanted = flatten_dict(params, sep="/")
-    for path, x in wanted.items():
-        if found := layout.sources(path, x.shape, stored):
-            wanted[path] = jax.ShapeDtypeStruct(x.shape, stored[found[0][0]].dtype, sharding=x.sharding)
-    return unflatten_dict(wanted, sep="/")
 
 
 def _check_fit(where: Path, stored: StoredParams, wanted: dict[str, Any], sources: dict[str, layout.Sources]) -> None:

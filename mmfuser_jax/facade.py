@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from mmfuser_jax import convert, hub, model_folder, sharding
-from mmfuser_jax.checkpoint import restore_params, stored_dtypes
+from mmfuser_jax.checkpoint import restore_params
 from mmfuser_jax.compilation import frugal_jit
 from mmfuser_jax.data import Tokenizer, Turn, decode_answer, encode_prompt, end_ids, load_tokenizer
 from mmfuser_jax.data.packing import branch, pack_row
@@ -217,8 +217,7 @@ def load(
     card = model_folder.read_card(folder)
     card = dataclasses.replace(card, template=template or card.template)
     model = VLM(card.config, dtype)
-    shapes = stored_dtypes(folder / model_folder.CHECKPOINTS, abstract_params(model, mesh), step)
-    params, step = restore_params(folder / model_folder.CHECKPOINTS, shapes, step)
+    params, step = restore_params(folder / model_folder.CHECKPOINTS, abstract_params(model, mesh), step, as_stored=True)
     tokenizer_folder = folder / model_folder.TOKENIZER
     tokenizer = load_tokenizer(tokenizer_folder) if tokenizer_folder.exists() else None
     return VisionLanguageModel(card, model, params, tokenizer, step)

@@ -18,7 +18,7 @@ from mmfuser_jax.convert import configs, processor
 from mmfuser_jax.convert.errors import ConversionError, listed
 from mmfuser_jax.convert.folders import Folder, open_folders, read_json, tower_folder
 from mmfuser_jax.convert.source import Tensor
-from mmfuser_jax.convert.tables import Kind, Target, key_table, to_ours, torch_shape
+from mmfuser_jax.convert.tables import Kind, Target, key_table, patch_shape, to_ours, torch_shape
 from mmfuser_jax.data.templates import TEMPLATES
 from mmfuser_jax.data.tokenizer import is_tokenizer_folder
 from mmfuser_jax.model_folder import ModelCard
@@ -251,7 +251,7 @@ def _match(
                 if not params[target.path].overlay or folder.overlay:
                     problems["twice"].append(key)
             else:
-                wanted = torch_shape(shapes[target.path], target.kind, _patch_shape(config))
+                wanted = torch_shape(shapes[target.path], target.kind, patch_shape(config))
                 if tensor.shape != wanted:
                     problems["wrong shape"].append(f"{key} {list(tensor.shape)} instead of {list(wanted)}")
                 elif tensor.dtype.kind not in "fV":  # V: bfloat16
@@ -267,10 +267,6 @@ def _match(
 
 def _is_other_tower(key: str, folder: Folder) -> bool:
     return folder.prefixes.parts == ("vision_encoder",) and key.startswith(OTHER_TOWER)
-
-
-def _patch_shape(config: VlmConfig) -> tuple[int, ...]:
-    return config.vision.width, 3, config.vision.patch_size, config.vision.patch_size
 
 
 def _fill_gammas(params: dict[str, Matched], shapes: dict[str, tuple[int, ...]]) -> None:

@@ -179,6 +179,11 @@ def _expand(rows: tuple[Row, ...], depth: int) -> Iterator[tuple[Row, int]]:
             yield row, layer
 
 
+def patch_shape(config: VlmConfig) -> tuple[int, ...]:
+    """Shape of the patch convolution's torch tensor, [D, 3, p, p]."""
+    return config.vision.width, 3, config.vision.patch_size, config.vision.patch_size
+
+
 def torch_shape(shape: tuple[int, ...], kind: Kind, conv: tuple[int, ...] = ()) -> tuple[int, ...]:
     """Shape of the torch tensor that becomes a parameter of `shape`; `conv` is [D, 3, p, p] for Kind.CONV."""
     if kind is Kind.IN:

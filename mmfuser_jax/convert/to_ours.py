@@ -24,7 +24,7 @@ from mmfuser_jax.convert.progress import byte_bar
 from mmfuser_jax.convert.reading import TorchCheckpoint
 from mmfuser_jax.models import VLM
 from mmfuser_jax.models.params import boxed_params
-from mmfuser_jax.train.optim import flatten
+from mmfuser_jax.train.optim import flatten, unflatten
 
 LOG = logging.getLogger(__name__)
 
@@ -128,13 +128,13 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 def place_params(checkpoint: TorchCheckpoint, shapes: Any) -> Any:
     """Parameters read tensor by tensor onto the devices of abstract `shapes` (a tree with shardings), in stored dtypes."""
-    flat = {"/".join(key.key for key in path): x for path, x in jax.tree_util.tree_leaves_with_path(shapes)}
+    flat = flatten(shapes)
     placed = {}
     with byte_bar("loading", _bytes(checkpoint)) as bar:
         for path, array in checkpoint.stream({path: x.shape for path, x in flat.items()}):
             placed[path] = jax.device_put(array, flat[path].sharding)
             bar(array.nbytes)
-    return jax.tree_util.tree_map_with_path(lambda path, _: placed["/".join(key.key for key in path)], shapes)
+    return unflatten(placed)
 
 
 def _bytes(checkpoint: TorchCheckpoint) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +21,17 @@ from mmfuser_jax.convert.folders import read_json
 from mmfuser_jax.convert.layouts import hf_prefixes, llava_prefixes
 from mmfuser_jax.convert.reading import TEMPLATE_FIELD, digest
 from mmfuser_jax.convert.shards import Entry, write_json, write_shards
-from mmfuser_jax.convert.tables import VISION_NEVER_READ, Prefixes, Target, key_table, to_torch, torch_shape
+from mmfuser_jax.convert.tables import (
+    VISION_NEVER_READ,
+    Prefixes,
+    Target,
+    key_table,
+    patch_shape,
+    to_torch,
+    torch_shape,
+)
 from mmfuser_jax.convert.to_ours import CHECKSUMS, TORCH, UNUSED, whole_folder
 from mmfuser_jax.models import ClipVitConfig, VlmConfig
-
-LOG = logging.getLogger(__name__)
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
@@ -46,7 +51,7 @@ class Exporter:
     Attributes:
       config: shape of the model.
       stored: its parameters.
-      rounds: whether tensors are written in another dtype than the one stored.
+      original: config.json that the model came with; empty for one that never was in torch.
     """
 
     def __init__(self, folder: Path, step: int | None = None, dtype: str = "") -> None:
@@ -61,11 +66,17 @@ class Exporter:
         self.config = self.card.config
         self.stored = StoredParams(folder / model_folder.CHECKPOINTS, step)
         self._dtype = np.dtype(DTYPES[dtype]) if dtype else None
-        self.rounds = bool(dtype)
         self._unused = folder / TORCH / UNUSED
+        original = folder / TORCH / "config.json"
+        self.original = read_json(original) if original.exists() else {}
         self._last: tuple[str, np.ndarray] = ("", np.empty(0))
         sums = folder / CHECKSUMS
         self._checksums = read_json(sums) if sums.exists() and self.stored.step == 0 else {}
+
+    @property
+    def rounds(self) -> bool:
+        """Whether tensors are written in another dtype than the one stored."""
+        return self._dtype is not None
 
     @property
     def dtype(self) -> str:
@@ -80,7 +91,7 @@ class Exporter:
         """
         entries: dict[str, Entry] = {}
         missing = []
-        kept = self._kept()
+        kept = self._kept
         for key, target in key_table(self.config, prefixes).items():
             entry = self._param(target) or kept.get(target.home) or self._neutral(target, bool(kept))
             if entry is not None:
@@ -97,7 +108,7 @@ class Exporter:
         if not found:
             return None
         ours = layout.assembled_shape(self.stored.shapes, found)
-        shape = torch_shape(ours, target.kind, self._patch_shape())
+        shape = torch_shape(ours, target.kind, patch_shape(self.config))
         dtype = self._dtype or np.dtype(self.stored.shapes[found[0][0]].dtype)
 
         def make() -> np.ndarray:
@@ -117,6 +128,7 @@ class Exporter:
             self._last = (path, self.stored.read([path])[path])
         return self._last[1]
 
+    @functools.cached_property
     def _kept(self) -> dict[str, Entry]:
         """Tensors that came along unused."""
         if not self._unused.exists():
@@ -146,10 +158,6 @@ class Exporter:
         dtype = self._dtype or np.dtype(np.float32)
         return Entry(shape, dtype, lambda: np.full(shape, float(is_scale), dtype))
 
-    def _patch_shape(self) -> tuple[int, ...]:
-        vision = self.config.vision
-        return vision.width, 3, vision.patch_size, vision.patch_size
-
 
 def write_torch_folder(folder: Path, target: Path, to: str, *, step: int | None = None, dtype: str = "") -> None:
     """Writes a model folder as a torch checkpoint; it appears whole or not at all.
@@ -170,15 +178,16 @@ def write_torch_folder(folder: Path, target: Path, to: str, *, step: int | None 
     with whole_folder(target) as draft:
         _copy_texts(folder, draft)
         if to == "hf":
-            original = _original(folder, "hf")
-            entries, token = vocabulary.with_image_token(entries, prefixes, exporter.config, draft, original)
+            entries, token = vocabulary.with_image_token(
+                entries, prefixes, exporter.config, draft, _original(exporter, "hf")
+            )
             rows = entries[f"{prefixes.llm}embed_tokens.weight"].shape[0]
             config = dataclasses.replace(exporter.config, llm=dataclasses.replace(exporter.config.llm, vocab_size=rows))
-            _write_config(draft, folder, exporter, config, configs.hf_fields(config, token))
+            _write_config(draft, exporter, config, configs.hf_fields(config, token))
             _write_hf_processor(draft, folder, exporter)
         else:
             made = configs.llava_fields(exporter.config, exporter.card.aspect, exporter.card.im_start_end)
-            _write_config(draft, folder, exporter, exporter.config, made)
+            _write_config(draft, exporter, exporter.config, made)
             _write_clip_folder(folder, draft / "clip", exporter)
         write_shards(entries, draft)
 
@@ -195,28 +204,18 @@ def _copy_texts(folder: Path, draft: Path) -> None:
         write_json(draft / "generation_config.json", {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0})
 
 
-def _said_of_text(folder: Path) -> dict[str, Any]:
-    """What the original config.json says of the language model besides its shape, in whichever layout it came."""
-    file = folder / TORCH / "config.json"
-    fields = read_json(file) if file.exists() else {}
-    text = fields.get("text_config", fields)
-    return {name: text[name] for name in TEXT_FIELDS if name in text}
-
-
-def _original(folder: Path, to: str) -> dict[str, Any]:
+def _original(exporter: Exporter, to: str) -> dict[str, Any]:
     """config.json that the model came with, if it is of the layout `to`; else empty."""
-    file = folder / TORCH / "config.json"
-    fields = read_json(file) if file.exists() else {}
-    return fields if configs.is_hf(fields) == (to == "hf") else {}
+    return exporter.original if configs.is_hf(exporter.original) == (to == "hf") else {}
 
 
-def _write_config(draft: Path, folder: Path, exporter: Exporter, config: VlmConfig, made: dict[str, Any]) -> None:
+def _write_config(draft: Path, exporter: Exporter, config: VlmConfig, made: dict[str, Any]) -> None:
     """config.json: the original word for word where it still describes the model, else `made` around it."""
-    before = _original(folder, "hf" if configs.is_hf(made) else "llava")
+    before = _original(exporter, "hf" if configs.is_hf(made) else "llava")
     made |= {"torch_dtype": exporter.dtype, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    made.get("text_config", made).update(_said_of_text(folder))
-    where = str(folder / TORCH / "config.json")
-    fields = {**before} if before and _describes(before, config, where) else {**before, **made}
+    said = exporter.original.get("text_config", exporter.original)  # in whichever layout it came
+    made.get("text_config", made).update({name: said[name] for name in TEXT_FIELDS if name in said})
+    fields = {**before} if before and _describes(before, config) else {**before, **made}
     for name, usual in PER_RUN.items():  # training may have changed these and left the shape alone
         if name in made and made[name] != (fields.get(name) or usual):
             fields[name] = made[name]
@@ -227,10 +226,12 @@ def _write_config(draft: Path, folder: Path, exporter: Exporter, config: VlmConf
     write_json(draft / "config.json", fields)
 
 
-def _describes(fields: dict[str, Any], config: VlmConfig, where: str) -> bool:
+def _describes(fields: dict[str, Any], config: VlmConfig) -> bool:
     """Whether a config.json, read back, gives this very model."""
     try:
-        read = configs.vlm_config(fields, config.vision, config.fuser is not None, config.projector.depth, where)
+        read = configs.vlm_config(
+            fields, config.vision, config.fuser is not None, config.projector.depth, "config.json"
+        )
     except ConversionError:
         return False
     read = dataclasses.replace(read, image_mean=config.image_mean, image_std=config.image_std)
@@ -251,24 +252,23 @@ def _write_clip_folder(folder: Path, draft: Path, exporter: Exporter) -> None:
     same = before and _is_tower(configs.vision_config(before), exporter.config)
     made = {"architectures": ["CLIPVisionModel"], **configs.vision_fields(vision)}
     write_json(draft / "config.json", before if same else made)
-    _write_processor(folder, draft)
+    _write_processor(folder, draft, exporter)
     write_shards(exporter.entries(Prefixes(vision="vision_model.")), draft)
 
 
-def _write_processor(folder: Path, draft: Path) -> None:
+def _write_processor(folder: Path, draft: Path, exporter: Exporter) -> None:
     """The image processor it came with, or one made from the pixel statistics."""
     original = processor.find([folder / TORCH])
     if original is not None:
         shutil.copyfile(original, draft / processor.FILE)
     else:
-        config = model_folder.read_card(folder).config
-        write_json(draft / processor.FILE, processor.processor_fields(config))
+        write_json(draft / processor.FILE, processor.processor_fields(exporter.config))
 
 
 def _write_hf_processor(draft: Path, folder: Path, exporter: Exporter) -> None:
     """What `AutoProcessor` needs besides a tokenizer: the files it came with, or made to prepare pictures as we do."""
     config, aspect = exporter.config, exporter.card.aspect
-    came_with = processor.read([folder / TORCH, draft]) if _original(folder, "hf") else {}
+    came_with = processor.read([folder / TORCH, draft]) if _original(exporter, "hf") else {}
     write_json(draft / processor.FILE, came_with or processor.processor_fields(config, aspect))
     if not (draft / processor.WHOLE_FILE).exists():
         write_json(draft / processor.WHOLE_FILE, processor.whole_fields(config, aspect))
