@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from mmfuser_jax import model_folder, presets
-from mmfuser_jax.checkpoint import ParamsWriter
 from mmfuser_jax.convert import ConversionError, open_checkpoint, write_torch_folder
 from mmfuser_jax.convert.probe import At, Probe, Stage
 from mmfuser_jax.convert.torch_reference import TorchReference
@@ -22,6 +21,7 @@ from tests import golden_models
 from tests.conftest import GOLDEN, ROOT
 from tests.helpers import random_params, relative
 from tests.test_resume import environment
+from tests.torch_folders import write_params
 
 
 def shape(llm=None, vision=None, **changes):
@@ -42,10 +42,7 @@ def weights(config):
 
 def write_ours(folder, config, params, dtype=np.float32):
     """A model folder."""
-    folder.mkdir()
-    with ParamsWriter(folder / model_folder.CHECKPOINTS) as writer:
-        for path, array in params.items():
-            writer.add(path, array.astype(dtype))
+    write_params(folder, {path: array.astype(dtype) for path, array in params.items()})
     model_folder.write_card(folder, model_folder.ModelCard(config, "v1", "anyres" if config.tiles_end_rows else "pad"))
     return folder
 

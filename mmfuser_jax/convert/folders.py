@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmfuser_jax import hub
+from mmfuser_jax import files, hub
 from mmfuser_jax.convert import configs
 from mmfuser_jax.convert.errors import ConversionError
 from mmfuser_jax.convert.layouts import LORA, detect
@@ -57,25 +56,21 @@ def open_folders(sources: Sequence[str | Path], allow_pickle: bool) -> list[Fold
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """`files.read_json`: the object in a JSON file, {} where there is no file.
 
     Raises:
-      ConversionError: not one.
+      ConversionError: it holds something else.
     """
     try:
-        fields = json.loads(path.read_text())
+        return files.read_json(path)
     except (ValueError, OSError) as error:
-        raise ConversionError(f"{path}: not readable JSON ({error})") from None
-    if not isinstance(fields, dict):
-        raise ConversionError(f"{path}: not a JSON object")
-    return fields
+        raise ConversionError(str(error)) from None
 
 
 def _open(path: Path, allow_pickle: bool) -> Folder:
     tensors = open_folder(path, allow_pickle)
     folder = path if path.is_dir() else path.parent
-    config = folder / "config.json"
-    fields = read_json(config) if config.exists() else {}
+    fields = read_json(folder / "config.json")
     if any(LORA.fullmatch(key) for key in tensors):
         factors, rest = split_lora(tensors)
         return Folder(folder, fields, rest, detect(rest) if rest else Prefixes(), True, factors)
@@ -88,6 +83,8 @@ def _with_base(folders: list[Folder], allow_pickle: bool) -> list[Folder]:
     """Adds an adapter's base model where it was not given, and merges the adapter into it."""
     for adapted in [folder for folder in folders if folder.factors]:
         adapter = read_json(adapted.path / "adapter_config.json")
+        if not adapter:
+            raise ConversionError(f"{adapted.path}: LoRA factors without an adapter_config.json")
         if not any(folder.prefixes.llm is not None and not folder.overlay for folder in folders):
             base = adapter.get("base_model_name_or_path")
             if not isinstance(base, str) or not base:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmfuser_jax.convert.errors import ConversionError
+from mmfuser_jax.convert.folders import read_json
 from mmfuser_jax.data.images import ASPECTS
 from mmfuser_jax.models import VlmConfig
 
@@ -32,11 +32,8 @@ def read(folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def _fields(file: Path) -> dict[str, Any]:
-    try:
-        fields = json.loads(file.read_text())
-        return fields.get("image_processor", {}) if file.name == WHOLE_FILE else fields
-    except (ValueError, AttributeError) as error:
-        raise ConversionError(f"{file}: not an image processor ({error})") from None
+    fields = read_json(file)
+    return fields.get("image_processor", {}) if file.name == WHOLE_FILE else fields
 
 
 def with_statistics(config: VlmConfig, folders: Sequence[Path]) -> VlmConfig:

@@ -276,7 +276,7 @@ def _fill_gammas(params: dict[str, Matched], shapes: dict[str, tuple[int, ...]])
         LOG.warning("the checkpoint has no %s (transformers ≤ 4.48 lost gammas): zero, this fuser adds nothing", lost)
         dtype = params["fuser/query_norm/scale"].tensor.dtype
         for path in lost:
-            tensor = Tensor(shapes[path], dtype, Path(), functools.partial(np.zeros, shapes[path], dtype))
+            tensor = Tensor(shapes[path], dtype, functools.partial(np.zeros, shapes[path], dtype))
             params[path] = Matched(tensor, Target(path, Kind.COPY, path.replace("/", ":")))
 
 

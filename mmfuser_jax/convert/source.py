@@ -38,7 +38,6 @@ class Tensor:
 
     shape: tuple[int, ...]
     dtype: np.dtype
-    file: Path
     read: Callable[[], np.ndarray]
 
     @property
@@ -140,7 +139,7 @@ def _open_safetensors(file: Path) -> Tensors:
     if strange:
         raise ConversionError(f"{file}: quantised or unknown dtypes: {listed(strange)}")
     return {
-        key: Tensor(shape, np.dtype(SAFETENSORS_DTYPES[dtype]), file, functools.partial(_read_safetensors, file, key))
+        key: Tensor(shape, np.dtype(SAFETENSORS_DTYPES[dtype]), functools.partial(_read_safetensors, file, key))
         for key, (shape, dtype) in heads.items()
     }
 
@@ -156,7 +155,7 @@ def _open_pickle(file: Path) -> Tensors:
     tensors = {}
     for key, value in state.items():
         kind = np.dtype(TORCH_DTYPES[str(value.dtype)])
-        tensors[key] = Tensor(tuple(value.shape), kind, file, functools.partial(_read_pickle, file, key))
+        tensors[key] = Tensor(tuple(value.shape), kind, functools.partial(_read_pickle, file, key))
     return tensors
 
 

@@ -67,11 +67,9 @@ class Exporter:
         self.stored = StoredParams(folder / model_folder.CHECKPOINTS, step)
         self._dtype = np.dtype(DTYPES[dtype]) if dtype else None
         self._unused = folder / TORCH / UNUSED
-        original = folder / TORCH / "config.json"
-        self.original = read_json(original) if original.exists() else {}
+        self.original = read_json(folder / TORCH / "config.json")
         self._last: tuple[str, np.ndarray] = ("", np.empty(0))
-        sums = folder / CHECKSUMS
-        self._checksums = read_json(sums) if sums.exists() and self.stored.step == 0 else {}
+        self._checksums = read_json(folder / CHECKSUMS) if self.stored.step == 0 else {}
 
     @property
     def rounds(self) -> bool:
@@ -247,8 +245,7 @@ def _write_clip_folder(folder: Path, draft: Path, exporter: Exporter) -> None:
     """The vision tower as a folder of its own: LLaVA's code loads it from one, by path or hub id, not from the model."""
     draft.mkdir()
     vision = exporter.config.vision
-    original = folder / TORCH / "clip" / "config.json"
-    before = read_json(original) if original.exists() else {}
+    before = read_json(folder / TORCH / "clip" / "config.json")
     same = before and _is_tower(configs.vision_config(before), exporter.config)
     made = {"architectures": ["CLIPVisionModel"], **configs.vision_fields(vision)}
     write_json(draft / "config.json", before if same else made)

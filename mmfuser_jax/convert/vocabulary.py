@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from mmfuser_jax.convert.errors import ConversionError
-from mmfuser_jax.convert.shards import Entry
+from mmfuser_jax.convert.folders import read_json
+from mmfuser_jax.convert.shards import Entry, write_json
 from mmfuser_jax.convert.tables import Prefixes
-from mmfuser_jax.data.tokenizer import JSON_FILE, SENTENCEPIECE_FILE, load_tokenizer
+from mmfuser_jax.data.tokenizer import is_tokenizer_folder, load_tokenizer
 from mmfuser_jax.models import VlmConfig
 
 IMAGE, PAD = "<image>", "<pad>"
@@ -60,8 +61,7 @@ def _image_token(folder: Path, original: Mapping[str, Any]) -> int | None:
         ("added_tokens.json", lambda fields: fields.get(IMAGE)),
         ("tokenizer.json", _from_tokenizer),
     ):
-        path = folder / name
-        if path.exists() and (found := find(json.loads(path.read_text()))) is not None:
+        if (found := find(read_json(folder / name))) is not None:
             return int(found)
     return None
 
@@ -77,8 +77,7 @@ def _from_tokenizer(fields: dict) -> int | None:
 
 def _tokenizer_size(folder: Path) -> int | None:
     """Tokens of the tokenizer in a folder, which may be fewer than the rows of the embedding; None if there is none."""
-    has_one = any((folder / name).exists() for name in (JSON_FILE, SENTENCEPIECE_FILE))
-    return load_tokenizer(folder).vocab_size if has_one else None
+    return load_tokenizer(folder).vocab_size if is_tokenizer_folder(folder) else None
 
 
 def _extended(entry: Entry, rows: int) -> Entry:
@@ -95,16 +94,16 @@ def _add_tokens(folder: Path, first: int) -> None:
     if _tokenizer_size(folder) is None:
         return
     config = folder / "tokenizer_config.json"
-    fields = json.loads(config.read_text()) if config.exists() else {}
+    fields = read_json(config)
     fields.setdefault("added_tokens_decoder", {})
     whole = folder / "tokenizer.json"
-    tokens = json.loads(whole.read_text()) if whole.exists() else None
+    tokens = read_json(whole)
     for index, content in enumerate((IMAGE, PAD), start=first):
         flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
         fields["added_tokens_decoder"][str(index)] = {"content": content, **flags}
-        if tokens is not None:
+        if tokens:
             tokens["added_tokens"].append({"id": index, "content": content, **flags})
     fields |= {"image_token": IMAGE, "pad_token": PAD}
-    config.write_text(json.dumps(fields, indent=2) + "\n")
-    if tokens is not None:
+    write_json(config, fields)
+    if tokens:
         whole.write_text(json.dumps(tokens, indent=2, ensure_ascii=False) + "\n")

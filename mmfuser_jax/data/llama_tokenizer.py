@@ -17,9 +17,9 @@ from mmfuser_jax.data.tokenizer import (
     Encoding,
     Tokenizer,
     read_config,
-    read_json,
     token_text,
 )
+from mmfuser_jax.files import read_json
 
 SPACE = "▁"
 SPECIAL_KEYS = (*DEFAULT_SPECIALS, "pad_token", "sep_token", "cls_token", "mask_token")

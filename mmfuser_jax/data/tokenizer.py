@@ -13,6 +13,7 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
 from mmfuser_jax import hub
+from mmfuser_jax.files import read_json
 
 JSON_FILE = "tokenizer.json"
 SENTENCEPIECE_FILE = "tokenizer.model"
@@ -41,7 +42,6 @@ class Tokenizer(abc.ABC):
 
     Attributes:
       folder: where it was read from.
-      eos_token: text of the token that ends an answer.
       bos_id, eos_id, pad_id: ids of the special tokens; padding is <unk> as in LLaMA, where there is one.
       starts: what a sequence begins with: bos_id, or nothing where the config says so.
     """
@@ -50,7 +50,6 @@ class Tokenizer(abc.ABC):
         """`config` is what `read_config` returns; the subclass can already answer `_token_id`."""
         self.folder = folder
         names = {key: token_text(config.get(key)) or default for key, default in DEFAULT_SPECIALS.items()}
-        self.eos_token = names["eos_token"]
         self.bos_id, self.eos_id = self._require(names["bos_token"]), self._require(names["eos_token"])
         unknown, pad = names["unk_token"], token_text(config.get("pad_token"))
         padding = (self._token_id(name) for name in (unknown, pad) if name)
@@ -116,21 +115,6 @@ class JsonTokenizer(Tokenizer):
 
     def _token_id(self, token: str) -> int | None:
         return self._tokenizer.token_to_id(token)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, {} where there is no file.
-
-    Raises:
-      ValueError: it holds something else.
-    """
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error})") from None
-    if not isinstance(fields, dict):
-        raise ValueError(f"{path}: not a JSON object")
-    return fields
 
 
 def read_config(folder: Path) -> dict[str, Any]:
