@@ -10,9 +10,22 @@ from typing import Any
 IMAGE_MARKER = "<image>"
 ROLES = ("human", "gpt")
 
+ImageFile = Path | bytes
+"""Where a picture is: a file, or the content of one."""
+
 
 class RecordError(ValueError):
-    """A record breaks the schema; the message names the record."""
+    """A record cannot be used; the message names the record, or the part of it that is wrong.
+
+    Attributes:
+      reason: a short code to count by: "bad_json", "schema", "roles", "alternation", "empty_turn", "image_markers",
+        "image_path", "missing_image", "bad_image", "image_size" or "too_long".
+    """
+
+    def __init__(self, message: str, reason: str = "schema") -> None:
+        """`reason` as above."""
+        super().__init__(message)
+        self.reason = reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +45,13 @@ class Record:
 
     Attributes:
       id: unique within its source.
-      images: paths of the pictures, in the order of their `<image>` markers; empty for text only.
+      images: the pictures, in the order of their `<image>` markers; empty for text only.
       conversations: each an alternation of human and gpt turns, human first.
-      tags: one mapping per conversation for reports, such as its instruction type; may be empty.
+      tags: one mapping per conversation for reports, such as its "domain", "language" and "type"; may be empty.
     """
 
     id: str
-    images: tuple[Path, ...]
+    images: tuple[ImageFile, ...]
     conversations: tuple[tuple[Turn, ...], ...]
     tags: tuple[Mapping[str, str], ...] = ()
 
@@ -56,20 +69,28 @@ class Record:
             _check_turns(self.id, turns)
             markers = sum(turn.text.count(IMAGE_MARKER) for turn in turns)
             if markers != len(self.images):
-                raise RecordError(f"record {self.id}: {markers} {IMAGE_MARKER} markers for {len(self.images)} images")
+                raise RecordError(
+                    f"record {self.id}: {markers} {IMAGE_MARKER} markers for {len(self.images)} images",
+                    "image_markers",
+                )
         return self
 
 
 def _check_turns(record: str, turns: Sequence[Turn]) -> None:
     if not turns:
-        raise RecordError(f"record {record}: empty conversation")
+        raise RecordError(f"record {record}: empty conversation", "empty_turn")
     for index, turn in enumerate(turns):
         if turn.role not in ROLES:
-            raise RecordError(f"record {record}: unknown role {turn.role!r} in turn {index}; known: {', '.join(ROLES)}")
+            raise RecordError(_unknown_role(record, turn.role, index), "roles")
         if turn.role != ROLES[index % 2]:
-            raise RecordError(f"record {record}: turn {index} is by {turn.role}, expected {ROLES[index % 2]}")
+            message = f"record {record}: turn {index} is by {turn.role}, expected {ROLES[index % 2]}"
+            raise RecordError(message, "alternation")
         if not turn.text.strip():
-            raise RecordError(f"record {record}: turn {index} is empty")
+            raise RecordError(f"record {record}: turn {index} is empty", "empty_turn")
+
+
+def _unknown_role(record: str, role: str, index: int) -> str:
+    return f"record {record}: unknown role {role!r} in turn {index}; known: {', '.join(ROLES)}"
 
 
 def turns_from_llava(conversation: Sequence[Mapping[str, Any]], record: str = "?") -> tuple[Turn, ...]:
@@ -80,10 +101,10 @@ def turns_from_llava(conversation: Sequence[Mapping[str, Any]], record: str = "?
     """
     turns = []
     for index, entry in enumerate(conversation):
-        role, text = entry.get("from"), entry.get("value")
+        role, text = (entry.get("from"), entry.get("value")) if isinstance(entry, Mapping) else (None, None)
         if not isinstance(role, str) or not isinstance(text, str):
             raise RecordError(f"record {record}: turn {index} needs text under 'from' and 'value'")
         if role not in ROLES:
-            raise RecordError(f"record {record}: unknown role {role!r} in turn {index}; known: {', '.join(ROLES)}")
+            raise RecordError(_unknown_role(record, role, index), "roles")
         turns.append(Turn(role, text))
     return tuple(turns)
