@@ -21,7 +21,7 @@ def run(model: VlmConfig, stages: dict[str, ConfigDict], **fields: Any) -> Confi
             "seed": 0,
             "model": dataclasses.asdict(model),
             "init_from": "",  # or a model folder to start from
-            "tokenizer": "words",  # or a folder with tokenizer.json
+            "tokenizer": "words",  # or "bpe", made from the training texts too, or a folder with a tokenizer
             "aspect": "pad",
             "im_start_end": False,  # prompts put <im_start> and <im_end> around a picture
             "dtype": "float32",
@@ -35,8 +35,10 @@ def run(model: VlmConfig, stages: dict[str, ConfigDict], **fields: Any) -> Confi
             "validation_records": 100,
             "max_new_tokens": 16,
             "keep": 2,
-            "test_source": "",
-            "test_split": "test",
+            "max_bad_fraction": 0.01,  # of the records; with more that cannot be used, the run stops
+            "workers": 0,  # processes that prepare batches, on every host; 0 for a thread
+            "threads": 4,  # that decode pictures, in each of them
+            "test": source("", split="test"),  # scored once, after the last step
         }
     )
     config.lock()
@@ -44,17 +46,29 @@ def run(model: VlmConfig, stages: dict[str, ConfigDict], **fields: Any) -> Confi
     return config
 
 
-def stage(source: str, rules: tuple[tuple[str, float | None], ...], steps: int, **fields: Any) -> ConfigDict:
-    """One stage: what it trains on, the ordered table (pattern → peak learning rate, None freezes), and for how long."""
+def source(source: str, split: str = "train", image_folder: str = "", weight: float = 1.0) -> ConfigDict:
+    """One component of a mixture: a name, file or folder (`data.sources.open_source`), and its share of the examples."""
+    return ConfigDict({"source": source, "split": split, "image_folder": image_folder, "weight": weight})
+
+
+def stage(
+    sources: str | dict[str, ConfigDict], rules: tuple[tuple[str, float | None], ...], steps: int, **fields: Any
+) -> ConfigDict:
+    """One stage: what it trains on, the ordered table (pattern → peak learning rate, None freezes), and for how long.
+
+    `sources`: one source, which also validates, or named components of a mixture.
+    """
+    alone = isinstance(sources, str)
     config = ConfigDict(
         {
-            "source": source,
-            "split": "train",
-            "validation": source,
+            "sources": {"data": source(sources)} if alone else sources,
+            "validation": source(sources if alone else "", split="validation"),
             "template": "v1",
             "conversations": 1,
-            "tiles": 1,
+            "grouping": "packed",  # or "length", as LLaVA's group_by_modality_length
+            "window": 512,  # examples packed together
             "length": 2048,
+            "tiles": 4,  # pictures of a row, or tiles of pictures that are cut
             "shift": 0,
             "flip": False,
             "batch_size": 128,

@@ -26,9 +26,9 @@ from mmfuser_jax import presets
 
 VOCAB_SIZE = 64  # 38 words and marks, rounded up so that it divides over devices
 
-CAPTIONS = {"source": "easy_vqa/captions", "length": 80, "batch_size": 32}
-MATCHES = {"source": "easy_vqa/matches", "length": 160, "batch_size": 16, "conversations": 12}
-QUESTIONS = {"source": "easy_vqa/questions", "length": 176, "batch_size": 16, "conversations": 8}
+CAPTIONS = {"sources": "easy_vqa/captions", "tiles": 1, "length": 80, "batch_size": 32}
+MATCHES = {"sources": "easy_vqa/matches", "tiles": 1, "length": 160, "batch_size": 16, "conversations": 12}
+QUESTIONS = {"sources": "easy_vqa/questions", "tiles": 1, "length": 176, "batch_size": 16, "conversations": 8}
 AUGMENTATION = {
     "template": "short",
     "shift": 2,
@@ -73,5 +73,5 @@ def get_config(arg: str = "mmfuser") -> ConfigDict:
         validate_every=300,
         validation_records=200,
         max_new_tokens=4,
-        test_source="" if arg == "base" else "easy_vqa/questions",
+        test=common.source("" if arg == "base" else "easy_vqa/questions", split="test"),
     )

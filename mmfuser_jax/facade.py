@@ -18,8 +18,8 @@ from mmfuser_jax.compilation import frugal_jit
 from mmfuser_jax.data import Tokenizer, Turn, decode_answer, encode_prompt, end_ids, load_tokenizer
 from mmfuser_jax.data.packing import branch, pack_row
 from mmfuser_jax.data.pictures import Picture
-from mmfuser_jax.data.pipeline import stack_rows
 from mmfuser_jax.data.records import IMAGE_MARKER
+from mmfuser_jax.data.rows import stack_rows
 from mmfuser_jax.generate import Engine, Sampling
 from mmfuser_jax.model_folder import ModelCard
 from mmfuser_jax.models import VLM
@@ -130,8 +130,8 @@ class VisionLanguageModel:
             branch([(ids, np.full(len(ids), IGNORE_INDEX))], pictures, self.card.images) for ids, pictures in rows
         ]
         length = max(example.length for example in examples)
-        tiles = max(1, *(len(example.pixels) for example in examples))
-        batch = stack_rows([pack_row([x], length, tiles, self.card.images.tokens) for x in examples])
+        tiles = max(1, *(example.tiles for example in examples))
+        batch = stack_rows([pack_row([x], length, tiles, self.card.images) for x in examples])
         return np.asarray(_forward(self.model, self.params, batch))
 
     def generate_ids(

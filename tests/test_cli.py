@@ -44,6 +44,11 @@ def launch(script, *args):
             1,
             "config.dtype='int7' is not one of",
         ),
+        (
+            ["train", "--config=configs/smoke.py", "--workdir={tmp}", "--config.stages.encoder.sources.data.source=coco"],
+            1,
+            "coco",
+        ),
         (["chat", "--model={tmp}", "--prompt=hi"], 1, "no model.json here"),
         (["chat", "--model={tmp}", "--image=nowhere.png", "--prompt=hi"], 1, "nowhere.png: no such picture"),
         (["evaluate", "--model={tmp}", "--benchmark=coco"], 1, "no benchmark 'coco'"),

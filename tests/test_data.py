@@ -1,7 +1,5 @@
 """Records, templates and masks, packing, pictures, and the resumable pipeline."""
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,12 +15,12 @@ from mmfuser_jax.data import (
     preprocess_image,
 )
 from mmfuser_jax.data.conversation import render
-from mmfuser_jax.data.images import fit_image, open_image
-from mmfuser_jax.data.packing import branch, expand_images, pack_row
+from mmfuser_jax.data.images import fit_image, open_image, upright_size
+from mmfuser_jax.data.packing import branch, expand_images, pack_row, plan_rows, truncate
 from mmfuser_jax.data.pictures import ImageFormat, Picture
-from mmfuser_jax.data.pipeline import Augmentation, RowFormat, ToRow, make_loader
 from mmfuser_jax.data.records import RecordError, turns_from_llava
-from mmfuser_jax.data.sources import load_records
+from mmfuser_jax.data.rows import Augmentation
+from mmfuser_jax.data.sources import SourceSpec, open_source
 from mmfuser_jax.data.tokenizer import train_word_tokenizer
 
 WORDS = "USER ASSISTANT what is this a cat dog no yes and : ? . , assistant user the A chat between curious"
@@ -149,14 +147,14 @@ def test_a_caption_is_predicted_from_the_last_image_slot():
 def test_rows_pack_segments_with_their_pictures():
     a = branch([(np.array([1, -200, 9]), np.array([-100, -100, 9]))], [picture()], IMAGES)
     b = branch([(np.array([1, 4]), np.array([-100, 4]))], [], IMAGES)
-    row = pack_row([a, b, a], length=12, tiles=3, image_tokens=2)
+    row = pack_row([a, b, a], length=12, tiles=3, images=IMAGES)
     assert row.segment_ids.tolist() == [1] * 4 + [2] * 2 + [3] * 4 + [0] * 2
     assert row.image_index.tolist() == [-1, 0, 1, -1, -1, -1, -1, 2, 3, -1, -1, -1]
     assert row.pixels.shape == (3, 8, 8, 3)
-    np.testing.assert_array_equal(row.pixels[1], a.pixels[0])
+    np.testing.assert_array_equal(row.pixels[1], a.pictures[0].pixels[0])
     assert not row.pixels[2].any()
     with pytest.raises(RecordError, match="10 tokens and 2 picture tiles do not fit a row of 9 tokens"):
-        pack_row([a, b, a], length=9, tiles=3, image_tokens=2)
+        pack_row([a, b, a], length=9, tiles=3, images=IMAGES)
 
 
 def test_pictures_are_padded_or_cropped_to_square():
@@ -189,8 +187,50 @@ def test_unreadable_pictures_are_named(tmp_path):
         open_image(tmp_path / "nothing.png")
     huge = tmp_path / "huge.png"
     Image.new("1", (20_000, 8_000)).save(huge)
-    with pytest.raises(RecordError, match="pixels are more than"):
+    with pytest.raises(RecordError, match="more than 64,000,000 pixels"):
         open_image(huge)
+
+
+def test_16_bit_and_turned_pictures_look_as_people_see_them(tmp_path):
+    grey = np.array([[0, 100, 30_000, 65_535]] * 3, np.uint16)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    assert np.asarray(open_image(tmp_path / "grey.png"))[0, :, 0].tolist() == [0, 0, 117, 255]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright
+    half = np.zeros((8, 16, 3), np.uint8)
+    half[:, :8] = 255
+    Image.fromarray(half).save(tmp_path / "turned.png", exif=exif)
+    content = (tmp_path / "turned.png").read_bytes()
+    for file in (tmp_path / "turned.png", content):
+        turned = open_image(file)
+        assert turned.size == upright_size(file) == (8, 16)
+        assert np.asarray(turned)[0].all()
+        assert not np.asarray(turned)[-1].any()
+
+
+def test_truncation_keeps_pictures_whole():
+    ids = np.array([1, -200, 5, 6, 7, -200, 8, 9])
+    labels = np.array([-100, -100, -100, 6, 7, -100, -100, 9])
+    example = branch([(ids, labels)], [picture(), picture()], IMAGES)
+    assert truncate(example, 10) is example
+    for length, kept, pictures in ((9, 9, 2), (8, 8, 2), (7, 6, 1), (6, 6, 1), (5, 5, 1)):
+        cut = truncate(example, length)
+        assert (cut.length, len(cut.pictures)) == (kept, pictures), length
+        assert (cut.image_index >= 0).sum() == 2 * pictures
+        assert cut.targets.tolist() == [*example.targets[: kept - 1].tolist(), -100]
+    with pytest.raises(RecordError, match="10 tokens, and no answer among the first 1") as error:
+        truncate(example, 2)
+    assert error.value.reason == "too_long"
+
+
+def test_rows_are_planned_full_and_complete(rng):
+    lengths, tiles = rng.integers(5, 60, 300), rng.integers(0, 3, 300)
+    rows = plan_rows(lengths.tolist(), tiles.tolist(), 100, 6)
+    assert sorted(i for row in rows for i in row) == list(range(300))
+    assert all(lengths[row].sum() <= 100 and tiles[row].sum() <= 6 for row in rows)
+    assert lengths.sum() / (100 * len(rows)) > 0.95
+    few = plan_rows(lengths.tolist(), [3] * 300, 100, 6)  # pictures can be what fills a row
+    assert max(map(len, few)) == 2
 
 
 def test_augmentation_keeps_the_shape(rng):
@@ -201,7 +241,7 @@ def test_augmentation_keeps_the_shape(rng):
 
 
 def test_easy_vqa_splits():
-    counts = {split: load_records("easy_vqa/questions", split) for split in easy_vqa.SPLITS}
+    counts = {split: open_source(SourceSpec("easy_vqa/questions", split)) for split in easy_vqa.SPLITS}
     assert [len(counts[split]) for split in easy_vqa.SPLITS] == [3600, 400, 1000]
     questions = {split: sum(len(r.conversations) for r in records) for split, records in counts.items()}
     assert questions["train"] + questions["validation"] == 38_575
@@ -209,14 +249,14 @@ def test_easy_vqa_splits():
     assert not {r.images for r in counts["train"]} & {r.images for r in counts["validation"]}
     types = {tag["type"] for record in counts["test"] for tag in record.tags}
     assert types == {"yes/no", "color", "shape"}
-    with pytest.raises(ValueError, match="no data source 'coco'"):
-        load_records("coco", "train")
+    with pytest.raises(ValueError, match="coco"):
+        open_source(SourceSpec("coco", "train"))
 
 
 def test_captions_say_what_the_answers_say():
     """Every caption agrees with every answer about its picture, and every match with the caption."""
-    questions = {record.id: record for record in load_records("easy_vqa/questions", "train")}
-    for record in load_records("easy_vqa/matches", "train"):
+    questions = {record.id: record for record in open_source(SourceSpec("easy_vqa/questions", "train"))}
+    for record in open_source(SourceSpec("easy_vqa/matches", "train")):
         (_, color, shape) = record.conversations[0][1].text.split()
         for turns, tag in zip(questions[record.id].conversations, questions[record.id].tags, strict=True):
             if tag["type"] != "yes/no":
@@ -225,88 +265,6 @@ def test_captions_say_what_the_answers_say():
         for turns in record.conversations[1:]:
             word = turns[0].text.removeprefix("<image>\n").removesuffix("?")
             assert turns[1].text == ("yes" if word in (color, shape) else "no")
-
-
-def make_transform(tokenizer, conversations=2):
-    row = RowFormat("short", ImageFormat("square", 32, (0.5, 0.5, 0.5), tokens=16), length=120)
-    return ToRow(tokenizer, row, conversations, Augmentation(2, True))
-
-
-@pytest.fixture(scope="module")
-def records():
-    return load_records("easy_vqa/questions", "train")[:24]
-
-
-@pytest.fixture(scope="module")
-def words(records, tmp_path_factory):
-    texts = [turn.text for record in records for turns in record.conversations for turn in turns]
-    return train_word_tokenizer(["USER: ASSISTANT:", *texts], tmp_path_factory.mktemp("words"))
-
-
-def take(iterator, count):
-    return [next(iterator) for _ in range(count)]
-
-
-def same(a, b):
-    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in vars(a))
-
-
-def test_pipeline_is_a_function_of_its_seed_and_resumes_anywhere(records, words):
-    def loader(seed):
-        return iter(make_loader(records, make_transform(words), batch_size=4, seed=seed))
-
-    straight = take(loader(3), 12)
-    assert all(same(a, b) for a, b in zip(straight, take(loader(3), 12), strict=True))
-    assert not same(straight[0], take(loader(4), 1)[0])
-    stopped = loader(3)
-    take(stopped, 5)
-    state = json.loads(json.dumps(stopped.get_state()))
-    resumed = loader(3)
-    resumed.set_state(state)
-    assert all(same(a, b) for a, b in zip(straight[5:], take(resumed, 7), strict=True))
-
-
-@pytest.mark.parametrize("hosts", [1, 2, 4])
-def test_every_record_once_per_epoch_over_all_hosts(records, words, hosts):
-    row = RowFormat("short", ImageFormat("square", 32, (0.5, 0.5, 0.5), tokens=16), length=120)
-    transform = ToRow(words, row, 1, Augmentation())
-    share = len(records) // hosts
-    epochs = [[], []]
-    for host in range(hosts):
-        loader = make_loader(records, transform, batch_size=1, seed=0, process_index=host, process_count=hosts)
-        seen = [batch.pixels.tobytes() for batch in take(iter(loader), 2 * share)]
-        epochs[0] += seen[:share]
-        epochs[1] += seen[share:]
-    everything = sorted(transform.random_map(r, np.random.default_rng(0)).pixels.tobytes() for r in records)
-    assert len(set(everything)) == len(records)
-    assert sorted(epochs[0]) == sorted(epochs[1]) == everything
-    assert epochs[0] != epochs[1]
-
-
-def test_augmentation_does_not_depend_on_the_number_of_hosts(records, words):
-    def batches(host, hosts):
-        loader = make_loader(
-            records, make_transform(words), batch_size=1, seed=0, process_index=host, process_count=hosts
-        )
-        return take(iter(loader), 8)
-
-    alone, first, second = batches(0, 1), batches(0, 2), batches(1, 2)
-    assert all(same(alone[2 * i], first[i]) and same(alone[2 * i + 1], second[i]) for i in range(4))
-
-
-def test_a_broken_picture_names_its_record(records, words, tmp_path):
-    bad = tmp_path / "bad.png"
-    bad.write_bytes(b"not a picture")
-    record = Record("row-17", (bad,), records[0].conversations)
-    with pytest.raises(RecordError, match=r"record row-17: .*bad\.png: not a readable picture"):
-        make_transform(words).random_map(record, np.random.default_rng(0))
-
-
-def test_a_row_that_overflows_names_its_record(records, words):
-    with pytest.raises(RecordError, match="do not fit a row of 120 tokens"):
-        make_transform(words, conversations=50).random_map(
-            Record("long", records[0].images, records[0].conversations * 3), np.random.default_rng(0)
-        )
 
 
 def test_tokenizer_folder_errors(tmp_path):

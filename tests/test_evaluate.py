@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 import mmfuser_jax as mm
+from configs import common
 from mmfuser_jax.checkpoint import CheckpointError
-from mmfuser_jax.data.sources import load_records
+from mmfuser_jax.data.sources import SourceSpec, open_source
 from mmfuser_jax.evaluate import plots, report
 from mmfuser_jax.evaluate.benchmarks import run_benchmark
 from mmfuser_jax.evaluate.runner import Prediction
@@ -61,7 +62,7 @@ def workdir(tmp_path_factory):
     """A trained and evaluated tiny model; the test split is cut to its first pictures."""
     folder = tmp_path_factory.mktemp("run")
     config = tiny_run(
-        steps=4, test_source="easy_vqa/questions", test_split="validation", validation_records=5, validate_every=2
+        steps=4, test=common.source("easy_vqa/questions", "validation"), validation_records=5, validate_every=2
     )
     config.max_new_tokens = 3
     train_and_evaluate(config.to_dict(), folder)
@@ -70,7 +71,7 @@ def workdir(tmp_path_factory):
 
 def test_a_run_leaves_scores_and_pictures(workdir):
     scores = json.loads((workdir / "eval.json").read_text())
-    expected = sum(len(record.conversations) for record in load_records("easy_vqa/questions", "validation"))
+    expected = sum(len(record.conversations) for record in open_source(SourceSpec("easy_vqa/questions", "validation")))
     assert scores["count"] == expected == sum(share["count"] for share in scores["by_answer"].values())
     assert {"accuracy", "by_type", "by_answer", "train_seconds", "fused_share"} <= set(scores)
     assert scores["train_seconds"] > 0
@@ -92,7 +93,7 @@ def test_evaluating_the_folder_gives_the_same_scores(workdir, tmp_path):
 
 def test_the_facade_answers_by_text_and_by_ids(workdir):
     vlm = mm.load(workdir)
-    image = Image.open(load_records("easy_vqa/questions", "test")[0].images[0])
+    image = Image.open(open_source(SourceSpec("easy_vqa/questions", "test"))[0].images[0])
     answers = vlm.generate(["what color is the shape?", "yes?"], [image, None], max_new_tokens=3)
     assert [type(answer) for answer in answers] == [str, str]
     assert vlm.generate(["what color is the shape?"], [image], max_new_tokens=3) == answers[:1]
@@ -136,7 +137,7 @@ def test_chat_keeps_or_forgets_history(workdir):
     vlm = mm.load(workdir)
     assert not vlm.card.history  # easy-VQA asks single questions
     vlm.card = dataclasses.replace(vlm.card, history=True)
-    image = Image.open(load_records("easy_vqa/questions", "test")[0].images[0])
+    image = Image.open(open_source(SourceSpec("easy_vqa/questions", "test"))[0].images[0])
     seen = []
     answer = vlm.answer
     vlm.answer = lambda conversations, images, **options: (
@@ -156,7 +157,7 @@ def test_chat_keeps_or_forgets_history(workdir):
 
 
 def test_ablation_trains_both_arms_from_one_base(tmp_path):
-    on = tiny_run(steps=4, test_source="easy_vqa/questions", test_split="validation", max_new_tokens=2)
+    on = tiny_run(steps=4, test=common.source("easy_vqa/questions", "validation"), max_new_tokens=2)
     off = on.copy_and_resolve_references()
     off.model.fuser = None
     off.stages.encoder.rules = ((".*", 1e-3),)

@@ -10,8 +10,9 @@ from PIL import Image
 from mmfuser_jax import model_folder, presets
 from mmfuser_jax.data import encode_conversation
 from mmfuser_jax.data.images import open_image
-from mmfuser_jax.data.pipeline import Augmentation, RowFormat, ToRow, stack_rows
 from mmfuser_jax.data.records import Record, Turn
+from mmfuser_jax.data.rows import Assemble, Augmentation, Encode, Row, RowFormat
+from mmfuser_jax.data.sources import InMemory
 from mmfuser_jax.data.tokenizer import train_word_tokenizer
 from mmfuser_jax.facade import VisionLanguageModel
 from mmfuser_jax.model_folder import ModelCard
@@ -67,19 +68,19 @@ def test_a_training_row_gives_the_facades_logits(name, tokenizer, pictures):
     vlm = CASES[name]
     config, images = vlm.model.config, vlm.card.images
     record = Record("two", tuple(pictures), (CONVERSATION,)).validate()
-    row = ToRow(tokenizer, RowFormat("short", images, length=400, tiles=12), 1, Augmentation()).random_map(
-        record, np.random.default_rng(0)
-    )
-    packed = np.asarray(jax.jit(vlm.model.apply)({"params": vlm.params}, stack_rows([row])).logits)[0]
+    fmt = RowFormat("short", images, length=400, tiles=12)
+    drawn = Encode(InMemory([record]), tokenizer, fmt, 1).random_map(0, np.random.default_rng(0))
+    batch, _ = Assemble(fmt, Augmentation(), 1).map([Row((drawn,))])
+    packed = np.asarray(jax.jit(vlm.model.apply)({"params": vlm.params}, batch).logits)[0]
     spoken = [{"from": turn.role, "value": turn.text} for turn in CONVERSATION]
     ids, labels = encode_conversation(spoken, tokenizer, "short")
     opened = [open_image(path) for path in pictures]
     pixels = [np.asarray(normalize_pixels(vlm.preprocess(x), config.image_mean, config.image_std)) for x in opened]
     logits = vlm.logits(ids[None], pixels, [x.size for x in opened])[0]
-    used = int((row.segment_ids > 0).sum())
+    used = int((batch.segment_ids > 0).sum())
     assert len(logits) == used == len(ids) - 2 + sum(len(images.picture(x).slots) for x in opened)
     np.testing.assert_allclose(packed[:used], logits, rtol=1e-4, atol=1e-4)
-    supervised = row.targets[row.targets >= 0]
+    supervised = batch.targets[batch.targets >= 0]
     np.testing.assert_array_equal(supervised, labels[labels >= 0])
     assert tokenizer.decode(supervised.tolist()) == "a cat a dog"  # answers before the last picture count too
 

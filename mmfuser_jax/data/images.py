@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
-import warnings
-from pathlib import Path
+import struct
+from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from mmfuser_jax.data.anyres import GRID_PINPOINTS, Pinpoints, tile_grid
-from mmfuser_jax.data.records import RecordError
+from mmfuser_jax.data.records import ImageFile, RecordError
 from mmfuser_jax.types import CLIP_MEAN, CLIP_STD
 
 MAX_PIXELS = 64_000_000
@@ -20,25 +22,55 @@ FILTER = Image.Resampling.BICUBIC
 """CLIP's filter; of tiles LLaVA leaves it to Pillow, whose default is the same."""
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """The picture as RGB.
+def open_image(file: ImageFile | str) -> Image.Image:
+    """The picture as RGB, upright, the first frame of an animated one.
+
+    Of a picture with an orientation flag (EXIF) the reference shows the sensor's view; people, and the annotators of
+    the data, see it turned. 16-bit grey keeps its upper 8 bits, where Pillow alone would turn all above 255 white.
+
+    Args:
+      file: a path, or the content of a file.
 
     Raises:
       RecordError: the file is missing, no picture, damaged, or larger than MAX_PIXELS (checked before decoding).
     """
+    with opened(file) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I;16"):
+            return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        return image.convert("RGB")
+
+
+def upright_size(file: ImageFile | str) -> tuple[int, int]:
+    """(width, height) of the picture that `open_image` returns, from the header alone.
+
+    Raises:
+      RecordError: as `open_image`; damage behind the header goes unnoticed.
+    """
+    with opened(file) as image:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        return image.size[::-1] if turned else image.size
+
+
+@contextlib.contextmanager
+def opened(file: ImageFile | str) -> Iterator[Image.Image]:
+    """The picture with only its header read; whatever goes wrong with it inside the block is a RecordError.
+
+    Raises:
+      RecordError: see `open_image`.
+    """
+    name = f"a picture of {len(file):,} bytes" if isinstance(file, bytes) else str(file)
     try:
-        # Pillow warns from its own, larger limit on; ours is checked here.
-        with (
-            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
-            Image.open(path) as image,
-        ):
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
             if image.width * image.height > MAX_PIXELS:
-                raise RecordError(f"{path}: {image.width}x{image.height} pixels are more than {MAX_PIXELS}")
-            return image.convert("RGB")
+                raise Image.DecompressionBombError(f"{image.width}x{image.height}")
+            yield image
     except FileNotFoundError:
-        raise RecordError(f"{path}: no such picture") from None
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RecordError(f"{path}: not a readable picture ({error})") from None
+        raise RecordError(f"{name}: no such picture", "missing_image") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise RecordError(f"{name}: more than {MAX_PIXELS:,} pixels ({error})", "image_size") from None
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
+        raise RecordError(f"{name}: not a readable picture ({error})", "bad_image") from None
 
 
 def fit_image(
@@ -64,11 +96,13 @@ def fit_image(
     image = image.convert("RGB")
     if aspect == "pad":
         if max(image.size) ** 2 > MAX_PADDED_PIXELS:
-            raise RecordError(f"{image.width}x{image.height} pixels are too elongated to be padded to a square")
+            raise RecordError(
+                f"{image.width}x{image.height} pixels are too elongated to be padded to a square", "image_size"
+            )
         image = _pad_to_square(image, tuple(int(channel * 255) for channel in mean))
     elif image.height == 1 or image_size**2 * max(image.size) > MAX_PIXELS * min(image.size):
         raise RecordError(
-            f"{image.width}x{image.height} pixels are too elongated for aspect 'square'; 'pad' takes them"
+            f"{image.width}x{image.height} pixels are too elongated for aspect 'square'; 'pad' takes them", "image_size"
         )
     image = _resize_short_side(image, image_size)
     left, top = (image.width - image_size) // 2, (image.height - image_size) // 2

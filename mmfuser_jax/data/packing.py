@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mmfuser_jax.data.pictures import ImageFormat, Picture
+from mmfuser_jax.data.pictures import ImageFormat, Outline, Picture
 from mmfuser_jax.data.records import RecordError
 from mmfuser_jax.types import IGNORE_INDEX, IMAGE_TOKEN_INDEX, TEXT_SLOT, Batch
 
@@ -16,19 +16,28 @@ Encoded = tuple[np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One record, expanded and ready to pack. Arrays are int32[T] with the meaning of `Batch`; pixels uint8[I,h,w,3]."""
+    """One record, expanded and ready to pack. Arrays are int32[T] with the meaning of `Batch`.
+
+    Attributes:
+      pictures: in the order of their slots, decoded or not; `image_index` counts the features of all their tiles.
+    """
 
     tokens: np.ndarray
     targets: np.ndarray
     positions: np.ndarray
     branch_ids: np.ndarray
     image_index: np.ndarray
-    pixels: np.ndarray
+    pictures: tuple[Picture | Outline, ...]
 
     @property
     def length(self) -> int:
         """T, slots of a row that the example takes."""
         return len(self.tokens)
+
+    @property
+    def tiles(self) -> int:
+        """I, tiles of all its pictures."""
+        return sum(picture.tiles for picture in self.pictures)
 
 
 Slots = tuple[np.ndarray, int]
@@ -55,7 +64,7 @@ def expand_images(ids: np.ndarray, pictures: Sequence[Slots]) -> tuple[np.ndarra
     """
     is_image = ids == IMAGE_TOKEN_INDEX
     if is_image.sum() != len(pictures):
-        raise RecordError(f"{is_image.sum()} image markers for {len(pictures)} pictures")
+        raise RecordError(f"{is_image.sum()} image markers for {len(pictures)} pictures", "image_markers")
     lengths = np.ones(len(ids), np.int64)
     lengths[is_image] = [len(slots) for slots, _ in pictures]
     source = np.repeat(np.arange(len(ids), dtype=np.int32), lengths)
@@ -75,7 +84,7 @@ def _next_labels(labels: np.ndarray) -> np.ndarray:
     return np.append(labels[1:], IGNORE_INDEX).astype(np.int32)
 
 
-def branch(conversations: Sequence[Encoded], pictures: Sequence[Picture], images: ImageFormat) -> Example:
+def branch(conversations: Sequence[Encoded], pictures: Sequence[Picture | Outline], images: ImageFormat) -> Example:
     """Lays independent conversations about the same pictures out behind one copy of the pictures.
 
     The common beginning up to and including the last picture becomes the trunk; the rest of every conversation becomes
@@ -95,7 +104,7 @@ def branch(conversations: Sequence[Encoded], pictures: Sequence[Picture], images
     shared = int(image_places[-1]) + 1 if len(image_places) else 0
     trunk_length = shared if others else len(first)
     trunk = first[:trunk_length]
-    tokens, image_index, source = expand_images(trunk, [(p.slots, len(p.pixels) * images.tokens) for p in pictures])
+    tokens, image_index, source = expand_images(trunk, [(p.slots, p.tiles * images.tokens) for p in pictures])
     labels = np.where(image_index == TEXT_SLOT, first_labels[:trunk_length][source], IGNORE_INDEX)
     parts = [(tokens, _next_labels(labels), image_index)]
     for ids, labels in conversations if others else ():
@@ -113,40 +122,74 @@ def branch(conversations: Sequence[Encoded], pictures: Sequence[Picture], images
         positions=np.concatenate(positions).astype(np.int32),
         branch_ids=np.repeat(np.arange(len(parts)), lengths).astype(np.int32),
         image_index=np.concatenate([part[2] for part in parts]).astype(np.int32),
-        pixels=np.concatenate([images.no_pixels, *(picture.pixels for picture in pictures)]),
+        pictures=tuple(pictures),
     )
 
 
-def pack_row(examples: Sequence[Example], length: int, tiles: int, image_tokens: int) -> Batch:
+def truncate(example: Example, length: int) -> Example:
+    """The example cut to `length` slots, a picture that would lose some of its slots cut away whole.
+
+    What is left is what the reference makes of ids cut to `model_max_length`: nothing is predicted past the cut.
+
+    Raises:
+      RecordError: nothing that is supervised is left.
+    """
+    if example.length <= length:
+        return example
+    slots = np.flatnonzero(example.image_index != TEXT_SLOT)
+    ends = np.cumsum([len(picture.slots) for picture in example.pictures])
+    whole = [slots[end - 1] < length for end in ends]  # slots of one picture are neighbours
+    if not all(whole):
+        first_cut = whole.index(False)
+        length = min(length, slots[ends[first_cut] - len(example.pictures[first_cut].slots)])
+    targets = example.targets[:length].copy()
+    targets[-1:] = IGNORE_INDEX
+    if (targets == IGNORE_INDEX).all():
+        raise RecordError(f"{example.length} tokens, and no answer among the first {length}", "too_long")
+    return Example(
+        tokens=example.tokens[:length],
+        targets=targets,
+        positions=example.positions[:length],
+        branch_ids=example.branch_ids[:length],
+        image_index=example.image_index[:length],
+        pictures=example.pictures[: sum(whole)],
+    )
+
+
+def pack_row(examples: Sequence[Example], length: int, tiles: int, images: ImageFormat) -> Batch:
     """One row (arrays without the leading B) holding the examples as segments 1, 2, …, padded to `length` and `tiles`.
 
     Args:
-      examples: with at least one among them.
+      examples: their pictures decoded.
       length: T.
       tiles: I; a picture that is not cut into tiles is one.
-      image_tokens: P, features of a tile.
+      images: their format.
 
     Raises:
       RecordError: the examples take more slots or tiles than the row has.
     """
     used = sum(example.length for example in examples)
-    used_tiles = sum(len(example.pixels) for example in examples)
+    used_tiles = sum(example.tiles for example in examples)
     if used > length or used_tiles > tiles:
         raise RecordError(
-            f"{used} tokens and {used_tiles} picture tiles do not fit a row of {length} tokens, {tiles} tiles"
+            f"{used} tokens and {used_tiles} picture tiles do not fit a row of {length} tokens, {tiles} tiles",
+            "too_long",
         )
 
     def lay(arrays: Sequence[np.ndarray], fill: int) -> np.ndarray:
         row = np.full(length, fill, np.int32)
-        row[:used] = np.concatenate(arrays)
+        row[:used] = np.concatenate([np.zeros(0, np.int32), *arrays])
         return row
 
-    offsets = np.cumsum([0, *(len(example.pixels) for example in examples)]) * image_tokens
+    offsets = np.cumsum([0, *(example.tiles for example in examples)]) * images.tokens
     shown = [
         np.where(example.image_index >= 0, example.image_index + offset, example.image_index)
         for example, offset in zip(examples, offsets, strict=False)
     ]
-    pixels = np.concatenate([example.pixels for example in examples])
+    shown_pictures = [x for example in examples for x in example.pictures if isinstance(x, Picture)]
+    pixels = np.concatenate([x.pixels for x in shown_pictures]) if shown_pictures else images.no_pixels
+    if len(pixels) != used_tiles:
+        raise ValueError("pictures must be decoded before their row is laid out")
     return Batch(
         tokens=lay([example.tokens for example in examples], 0),
         targets=lay([example.targets for example in examples], IGNORE_INDEX),
@@ -154,5 +197,35 @@ def pack_row(examples: Sequence[Example], length: int, tiles: int, image_tokens:
         segment_ids=lay([np.full(example.length, index + 1) for index, example in enumerate(examples)], 0),
         branch_ids=lay([example.branch_ids for example in examples], 0),
         image_index=lay(shown, TEXT_SLOT),
-        pixels=np.concatenate([pixels, np.zeros((tiles - used_tiles, *pixels.shape[1:]), np.uint8)]),
+        pixels=np.concatenate([pixels, np.zeros((tiles - used_tiles, *pixels.shape[1:]), pixels.dtype)]),
     )
+
+
+def plan_rows(lengths: Sequence[int], tiles: Sequence[int], length: int, row_tiles: int) -> list[list[int]]:
+    """Which examples share a row: best fit, the longest first.
+
+    Args:
+      lengths, tiles: slots and picture tiles of every example; none is above a row's.
+      length, row_tiles: slots and tiles of a row.
+
+    Returns:
+      Indices of the examples of each row, in their own order; all examples, each once.
+
+    >>> plan_rows([5, 3, 4, 2], [1, 0, 1, 0], 8, 1)
+    [[0, 1], [2, 3]]
+    """
+    rows: list[list[int]] = []
+    free, free_tiles = np.zeros(len(lengths), np.int64), np.zeros(len(lengths), np.int64)
+    for index in np.argsort(-np.asarray(lengths), kind="stable"):
+        left = free[: len(rows)] - lengths[index]
+        fits = (left >= 0) & (free_tiles[: len(rows)] >= tiles[index])
+        if fits.any():
+            row = int(np.argmin(np.where(fits, left, length)))
+        else:
+            row = len(rows)
+            rows.append([])
+            free[row], free_tiles[row] = length, row_tiles
+        rows[row].append(int(index))
+        free[row] -= lengths[index]
+        free_tiles[row] -= tiles[index]
+    return [sorted(row) for row in rows]

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 
 from mmfuser_jax.data.anyres import image_slots, tile_grid
-from mmfuser_jax.data.images import fit_image, fit_tiles
+from mmfuser_jax.data.images import fit_image, fit_tiles, open_image, upright_size
+from mmfuser_jax.data.records import ImageFile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +22,27 @@ class Picture:
     """
 
     pixels: np.ndarray
+    slots: np.ndarray
+
+    @property
+    def tiles(self) -> int:
+        """How many tiles it is cut into; 1 where it is not cut."""
+        return len(self.pixels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """A picture that is not decoded yet: its place in a row follows from its size alone.
+
+    Rows can so be packed from many examples while pixels are held only for those that leave.
+
+    Attributes:
+      file: the picture.
+      tiles, slots: as in `Picture`.
+    """
+
+    file: ImageFile
+    tiles: int
     slots: np.ndarray
 
 
@@ -60,6 +82,27 @@ class ImageFormat:
         else:
             pixels = fit_image(image, self.aspect, self.size, self.mean)[None]
         return Picture(pixels, self.slots(image.size, len(pixels)))
+
+    def outline(self, file: ImageFile) -> Outline:
+        """The picture undecoded. Of pictures that are not cut into tiles nothing is read.
+
+        Raises:
+          RecordError: "anyres" needs its size, and the header cannot be read.
+        """
+        if self.aspect != "anyres":
+            return Outline(file, 1, np.arange(self.tokens, dtype=np.int32))
+        size = upright_size(file)
+        columns, rows = tile_grid(size, self.grid_pinpoints, self.size)
+        tiles = 1 + columns * rows
+        return Outline(file, tiles, self.slots(size, tiles))
+
+    def decode(self, outline: Outline) -> Picture:
+        """The picture of an outline.
+
+        Raises:
+          RecordError: it cannot be read or brought to size.
+        """
+        return self.picture(open_image(outline.file))
 
     def slots(self, size: tuple[int, int], tiles: int) -> np.ndarray:
         """Order of the image tokens, int32[k], of a picture of (width, height) cut into `tiles`.

@@ -1,135 +1,148 @@
-"""Records → shuffled, batched, resumable stream of `Batch`es, through Grain."""
+"""Sources → mixed, packed, batched, resumable stream of `Batch`es, through Grain."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping
+from typing import Any
 
 import grain
-import jax
 import numpy as np
+from absl import flags
 
-from mmfuser_jax.data.conversation import encode_pieces, get_template, render
-from mmfuser_jax.data.images import open_image
-from mmfuser_jax.data.packing import Example, branch, pack_row
-from mmfuser_jax.data.pictures import ImageFormat, Picture
-from mmfuser_jax.data.records import Record, RecordError
+from mmfuser_jax.data.grouping import GroupedOrder, modality_lengths
+from mmfuser_jax.data.rows import Assemble, Augmentation, Drawn, Encode, Rejected, Row, RowFormat
+from mmfuser_jax.data.sources import Source
 from mmfuser_jax.data.tokenizer import Tokenizer
-from mmfuser_jax.types import Batch
+from mmfuser_jax.data.windows import PackedRows
+
+GROUPINGS = ("packed", "length")
+BUCKET = 64
+"""Rows that are not packed are as long as the longest of their batch, rounded up to this: few shapes are compiled."""
+
+PREFETCH = 16
+"""Examples encoded ahead of the packer, and so many files or rows read ahead."""
+
+READY = 2
+"""Batches kept ready, by every worker."""
 
 
 @dataclasses.dataclass(frozen=True)
-class RowFormat:
-    """Static shape of a row, and how records become one.
+class Weighted:
+    """One component of a mixture: its records, and its share of the examples relative to the others'."""
 
-    Attributes:
-      template: key of `templates.TEMPLATES`.
-      images: how pictures become pixels and image tokens.
-      im_start_end: see `templates.Template`.
-      length: T, slots of a row; not used where nothing is packed.
-      tiles: I, tiles of a row (one a picture that is not cut); likewise.
-    """
-
-    template: str
-    images: ImageFormat
-    im_start_end: bool = False
-    length: int = 0
-    tiles: int = 1
+    source: Source
+    weight: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Augmentation:
-    """Random changes that keep what a picture shows; zero or False switches one off.
+class Loading:
+    """How a process makes its batches.
 
     Attributes:
-      shift: pictures move by up to this many pixels along each axis; the border repeats its edge.
-      flip: left and right are swapped half of the time.
+      batch_size: rows a batch, of this process.
+      grouping: "packed" lays examples into rows of one length; "length" gives each its own row, see `grouping.py`.
+      window: examples packed together, see `windows.py`.
+      workers: processes that prepare batches; 0 for a thread of this one.
+      threads: that decode pictures, in each of them.
     """
 
-    shift: int = 0
-    flip: bool = False
-
-    def __call__(self, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """uint8[height, width, 3] → the same shape."""
-        if self.flip and rng.random() < 0.5:
-            pixels = pixels[:, ::-1]
-        if self.shift:
-            padded = np.pad(pixels, [(self.shift, self.shift)] * 2 + [(0, 0)], mode="edge")
-            top, left = rng.integers(0, 2 * self.shift + 1, 2)
-            pixels = padded[top : top + pixels.shape[0], left : left + pixels.shape[1]]
-        return pixels
+    batch_size: int
+    grouping: str = "packed"
+    window: int = 512
+    workers: int = 0
+    threads: int = 4
 
 
-class ToRow(grain.transforms.RandomMap):
-    """Record → one unbatched row: reads pictures, picks conversations, encodes, packs."""
+class Alone(grain.transforms.Map):
+    """Every example gets a row for itself."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, row_format: RowFormat, conversations: int, augmentation: Augmentation
-    ) -> None:
-        """`conversations` of each record are drawn at every visit (all of them where it has no more)."""
-        self._tokenizer = tokenizer
-        self._format = row_format
-        self._conversations = conversations
-        self._augmentation = augmentation
-
-    def random_map(self, element: Record, rng: np.random.Generator) -> Batch:
-        """Raises RecordError, naming the record, where a picture is unreadable or the row overflows."""
-        fmt = self._format
-        try:
-            pictures = [self._augmented(fmt.images.picture(open_image(path)), rng) for path in element.images]
-            return pack_row([self._example(element, pictures, rng)], fmt.length, fmt.tiles, fmt.images.tokens)
-        except RecordError as error:
-            raise RecordError(f"record {element.id}: {error}") from None
-
-    def _augmented(self, picture: Picture, rng: np.random.Generator) -> Picture:
-        tiles = [self._augmentation(tile, rng) for tile in picture.pixels]
-        return dataclasses.replace(picture, pixels=np.stack(tiles))
-
-    def _example(self, record: Record, pictures: Sequence[Picture], rng: np.random.Generator) -> Example:
-        count = min(self._conversations, len(record.conversations))
-        chosen = rng.choice(len(record.conversations), count, replace=False)
-        template = get_template(self._format.template, self._format.im_start_end)
-        encoded = [encode_pieces(render(record.conversations[i], template), self._tokenizer) for i in chosen]
-        return branch(encoded, pictures, self._format.images)
-
-
-def stack_rows(rows: Sequence[Batch]) -> Batch:
-    """Rows → a batch with the leading axis B."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+    def map(self, element: Drawn | Rejected) -> Row:
+        """One row, empty for a refused record."""
+        return Row((), (element,)) if isinstance(element, Rejected) else Row((element,))
 
 
 def make_loader(
-    records: Sequence[Record],
-    transform: ToRow,
+    sources: Mapping[str, Weighted],
+    tokenizer: Tokenizer,
+    row_format: RowFormat,
+    loading: Loading,
     *,
-    batch_size: int,
+    conversations: int = 1,
+    augmentation: Augmentation = Augmentation(),  # noqa: B008
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
 ) -> grain.IterDataset:
-    """Endless stream of batches; every epoch is a fresh permutation, split between processes without overlap.
+    """Endless stream of (`Batch`, `Report`); every epoch of a source is a fresh permutation, split between processes.
+
+    Each source is shuffled, repeated and split on its own and mixed after that. (Mixed before, a split by every n-th
+    element would give one process all of one source: the pattern of a mixture is periodic.)
 
     Args:
-      records: at least one a process.
-      transform: record → row.
-      batch_size: rows per process and step.
-      seed: of order, choices and augmentation; the stream is a pure function of it and of the position.
+      sources: components by name; the name seeds its order.
+      tokenizer, row_format, conversations: see `rows.Encode`.
+      augmentation: of pictures.
+      loading: by whom, and how many rows.
+      seed: of order, choices and augmentation; the stream is a pure function of it, of the split and the position.
       process_index, process_count: this process, and how many share the records.
 
     Returns:
-      A dataset whose iterator has `get_state` and `set_state`, and saves through `checkpoint.py`.
+      A dataset whose iterator has `get_state`, `set_state` and `close`, and saves through `checkpoint.py`. Weights may
+      differ when a state is set; anything else must be as it was, see `fingerprint`.
 
     Raises:
-      ValueError: fewer records than processes.
+      ValueError: a source without a record for every process and worker, no sources, or "length" of several.
     """
-    if len(records) < process_count:
-        raise ValueError(f"{len(records)} records cannot be split over {process_count} processes")
-    return (
-        grain.MapDataset.source(records)
-        .seed(seed)
-        .shuffle()
-        .repeat()
-        .random_map(transform)[process_index::process_count]  # drawn by global index: no two processes draw alike
-        .to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4 * batch_size))
-        .batch(batch_size, drop_remainder=True, batch_fn=stack_rows)
-    )
+    shares = process_count * max(1, loading.workers)
+    for name, part in sources.items():
+        if len(part.source) < shares:
+            raise ValueError(f"source {name}: {len(part.source)} records cannot be split into {shares} shares")
+    grouped = loading.grouping == "length"
+    if grouped and len(sources) > 1:
+        raise ValueError("length grouping takes one source; a .yaml mixture of several files is one")
+    streams = {}
+    for name, part in sources.items():
+        component_seed = _component_seed(seed, name)
+        if grouped:
+            global_batch = loading.batch_size * process_count
+            order = GroupedOrder(modality_lengths(part.source), global_batch, component_seed)
+            indices = grain.MapDataset.range(sys.maxsize // len(part.source)).seed(component_seed).map(order)
+        else:
+            indices = grain.MapDataset.range(len(part.source)).seed(component_seed).shuffle().repeat()
+        encode = Encode(part.source, tokenizer, row_format, conversations)
+        # Drawn by global index before the split: what is drawn does not depend on the number of processes.
+        examples = indices.random_map(encode)[process_index::process_count]
+        streams[name] = examples.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH))
+    mixed = grain.IterDataset.mix(streams, {name: part.weight for name, part in sources.items()})
+    if grouped:
+        rows = mixed.map(Alone())
+    else:
+        fmt = row_format
+        rows = PackedRows(mixed, length=fmt.length, tiles=fmt.tiles, window=loading.window, seed=seed)
+    # Processes of one step must agree on shapes, and cannot know each other's longest row.
+    bucket = BUCKET if grouped and process_count == 1 else 0
+    batches = rows.batch(loading.batch_size, drop_remainder=True, batch_fn=list)
+    batches = batches.map(Assemble(row_format, augmentation, loading.threads, bucket))
+    if not loading.workers:
+        return grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=READY)
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()  # Grain reads a flag of its own; scripts and notebooks without absl parse none
+    return batches.mp_prefetch(grain.MultiprocessingOptions(loading.workers, per_worker_buffer_size=READY))
+
+
+def fingerprint(sources: Mapping[str, Weighted], loading: Loading, process_count: int) -> dict[str, Any]:
+    """JSON values that must be the same when a stream is resumed: a position means nothing in other data."""
+    return {
+        "sources": {name: part.source.fingerprint() for name, part in sources.items()},
+        "processes": process_count,
+        "workers": loading.workers,
+        "batch_size": loading.batch_size,
+        "grouping": loading.grouping,
+        "window": loading.window,
+    }
+
+
+def _component_seed(seed: int, name: str) -> int:
+    return int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1)[0])

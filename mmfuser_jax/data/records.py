@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,13 @@ class Record:
                     "image_markers",
                 )
         return self
+
+
+def usable(source: Any) -> Iterator[Record]:
+    """The records of a `sources.Source` in order, those that cannot be used passed over."""
+    for index in range(len(source)):
+        with contextlib.suppress(RecordError):
+            yield source[index]
 
 
 def _check_turns(record: str, turns: Sequence[Turn]) -> None:

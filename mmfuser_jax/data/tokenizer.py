@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import models, normalizers, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from mmfuser_jax import hub
 from mmfuser_jax.files import read_json
@@ -27,6 +27,8 @@ TOKENIZER_FILES = (
 """All that a tokenizer folder can hold for `load_tokenizer`; one of the first two must be there."""
 
 DEFAULT_SPECIALS = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+SPECIALS = ["<unk>", "<s>", "</s>"]
+"""Special tokens of the tokenizers made here, in the order of their ids."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,13 +167,34 @@ def load_tokenizer(folder: str | Path, legacy: bool | None = None) -> Tokenizer:
 
 def train_word_tokenizer(texts: Iterable[str], folder: Path) -> Tokenizer:
     """Writes and returns a tokenizer whose tokens are the lower-case words and marks of `texts`, for small worlds."""
-    specials = ["<unk>", "<s>", "</s>"]
     tokenizer = tokenizers.Tokenizer(models.WordLevel(unk_token="<unk>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.train_from_iterator(texts, trainers.WordLevelTrainer(special_tokens=specials, show_progress=False))
+    return _trained(tokenizer, trainers.WordLevelTrainer(special_tokens=SPECIALS, show_progress=False), texts, folder)
+
+
+def train_bpe_tokenizer(texts: Iterable[str], folder: Path, vocab_size: int) -> Tokenizer:
+    """Writes and returns a byte-level BPE tokenizer of at most `vocab_size` tokens, for worlds of any language.
+
+    Raises:
+      ValueError: `vocab_size` leaves no room for the 256 bytes and the special tokens.
+    """
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocab_size <= len(SPECIALS) + len(alphabet):
+        raise ValueError(f"a byte-level vocabulary needs more than {vocab_size} tokens")
+    tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, special_tokens=SPECIALS, initial_alphabet=alphabet, show_progress=False
+    )
+    return _trained(tokenizer, trainer, texts, folder)
+
+
+def _trained(tokenizer: tokenizers.Tokenizer, trainer: Any, texts: Iterable[str], folder: Path) -> Tokenizer:
+    tokenizer.train_from_iterator(texts, trainer)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(folder / JSON_FILE))
-    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<unk>"}
+    names = {**DEFAULT_SPECIALS, "pad_token": DEFAULT_SPECIALS["unk_token"]}
     (folder / "tokenizer_config.json").write_text(json.dumps(names, indent=2) + "\n")
     return JsonTokenizer(folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from mmfuser_jax.data.sources import SourceSpec
 from mmfuser_jax.evaluate.run import evaluate
 from mmfuser_jax.facade import load
 
@@ -23,6 +24,5 @@ def run_benchmark(
     """
     if benchmark not in BENCHMARKS:
         raise ValueError(f"no benchmark {benchmark!r}; there are {', '.join(BENCHMARKS)}")
-    return evaluate(
-        load(model, allow_pickle=allow_pickle), BENCHMARKS[benchmark], split, out, max_new_tokens=max_new_tokens
-    )
+    spec = SourceSpec(BENCHMARKS[benchmark], split)
+    return evaluate(load(model, allow_pickle=allow_pickle), spec, out, max_new_tokens=max_new_tokens)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mmfuser_jax.data.images import open_image
-from mmfuser_jax.data.pipeline import RowFormat
-from mmfuser_jax.data.sources import load_records
+from mmfuser_jax.data.rows import RowFormat
+from mmfuser_jax.data.sources import SourceSpec, open_source
 from mmfuser_jax.evaluate import report
 from mmfuser_jax.evaluate.runner import Prediction, predict
 from mmfuser_jax.evaluate.scorers import exact_match
@@ -23,8 +23,7 @@ LOG = logging.getLogger(__name__)
 
 def evaluate(
     vlm: VisionLanguageModel,
-    source: str,
-    split: str,
+    spec: SourceSpec,
     out: Path,
     *,
     max_new_tokens: int = 16,
@@ -34,7 +33,7 @@ def evaluate(
 
     Args:
       vlm: the model.
-      source, split: see `data.sources`.
+      spec: what to score it on.
       out: folder for the files.
       max_new_tokens: of an answer.
       extra: more entries for eval.json.
@@ -46,15 +45,15 @@ def evaluate(
     tokenizer = vlm.tokenizer
     if tokenizer is None:
         raise ValueError("evaluating needs a tokenizer in the model folder")
-    records = load_records(source, split)
-    LOG.info("scoring %s/%s: %d records", source, split, len(records))
+    records = open_source(spec)
+    LOG.info("scoring %s %s: %d records", spec.source, spec.split, len(records))
     predictions = predict(vlm.engine, tokenizer, records, row, max_new_tokens=max_new_tokens, progress=True)
-    scores = {"benchmark": source, "split": split, **exact_match(predictions), **(extra or {})}
+    scores = {"benchmark": spec.source, "split": spec.split, **exact_match(predictions), **(extra or {})}
     out.mkdir(parents=True, exist_ok=True)
     report.write_predictions(out / "predictions.jsonl", predictions)
     scores |= _draw(vlm, predictions, out)
     report.write_eval(out / "eval.json", scores)
-    report.print_table(scores, f"{source} {split}")
+    report.print_table(scores, f"{spec.source} {spec.split}")
     return scores
 
 
@@ -65,8 +64,8 @@ def _draw(vlm: VisionLanguageModel, predictions: list[Prediction], out: Path, co
         plots.plot_predictions(predictions, out / "predictions.png")
     if vlm.model.config.fuser is None:
         return {}
-    paths = list(dict.fromkeys(p.image for p in predictions if p.image is not None))[:100]
-    images = [open_image(path) for path in paths]
+    files = list(dict.fromkeys(p.image for p in predictions if p.image is not None))[:100]
+    images = [open_image(file) for file in files]
     features = vlm.visual_features(images)
     if plots is not None:
         shown = [vlm.preprocess(image)[0] for image in images[:count]]

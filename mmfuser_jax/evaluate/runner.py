@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
 from mmfuser_jax.data import Record, Tokenizer, decode_answer, encode_prompt
 from mmfuser_jax.data.images import open_image
-from mmfuser_jax.data.pipeline import RowFormat
-from mmfuser_jax.data.records import IMAGE_MARKER
+from mmfuser_jax.data.records import IMAGE_MARKER, ImageFile
+from mmfuser_jax.data.rows import RowFormat
+from mmfuser_jax.data.sources import Source
 from mmfuser_jax.generate import Engine
 
 CHUNK = 100
@@ -25,7 +25,7 @@ class Prediction:
 
     Attributes:
       record: id of its record.
-      image: path of the first picture, None for text only.
+      image: the first picture, None for text only.
       question: text of the last human turn.
       truth: the record's answer.
       answer: the model's.
@@ -33,7 +33,7 @@ class Prediction:
     """
 
     record: str
-    image: Path | None
+    image: ImageFile | None
     question: str
     truth: str
     answer: str
@@ -48,7 +48,7 @@ class Prediction:
 def predict(
     engine: Engine,
     tokenizer: Tokenizer,
-    records: Sequence[Record],
+    records: Source | Sequence[Record],
     row: RowFormat,
     *,
     max_new_tokens: int,
@@ -72,7 +72,7 @@ def predict(
     with Progress(console=console, disable=not (progress and console.is_terminal)) as bar:
         task = bar.add_task("answering", total=len(records))
         for start in range(0, len(records), CHUNK):
-            chunk = records[start : start + CHUNK]
+            chunk = [records[index] for index in range(start, min(start + CHUNK, len(records)))]
             predictions += _predict_chunk(engine, tokenizer, chunk, row, max_new_tokens)
             bar.update(task, completed=start + len(chunk))
     return predictions
@@ -81,7 +81,7 @@ def predict(
 def _predict_chunk(
     engine: Engine, tokenizer: Tokenizer, records: Sequence[Record], row: RowFormat, max_new_tokens: int
 ) -> Iterator[Prediction]:
-    pictures = [[row.images.picture(open_image(path)) for path in record.images] for record in records]
+    pictures = [[row.images.picture(open_image(file)) for file in record.images] for record in records]
     features, shown = engine.encode_pictures(pictures)
     asked = [
         (record, conversation, pictures)

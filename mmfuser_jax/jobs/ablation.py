@@ -41,7 +41,7 @@ def run_ablation(off: Mapping[str, Any], on: Mapping[str, Any], workdir: Path, s
     runs = []
     for seed in seeds:
         base = workdir / f"seed{seed}" / "base"
-        train_and_evaluate({**off, "seed": seed, "stage_order": shared, "test_source": ""}, base)
+        train_and_evaluate({**off, "seed": seed, "stage_order": shared, "test": {**off["test"], "source": ""}}, base)
         for arm, config in zip(ARMS, (off, on), strict=True):
             out = workdir / f"seed{seed}" / f"fuser_{arm}"
             given = {**config, "seed": seed, "stage_order": rest, "init_from": str(base)}

@@ -12,16 +12,21 @@ from typing import Any
 from mmfuser_jax import model_folder
 from mmfuser_jax.data.conversation import get_template
 from mmfuser_jax.data.images import check_aspect
-from mmfuser_jax.data.pipeline import Augmentation, RowFormat
-from mmfuser_jax.data.sources import check_source
+from mmfuser_jax.data.pipeline import GROUPINGS
+from mmfuser_jax.data.rows import Augmentation, RowFormat
+from mmfuser_jax.data.sources import SourceSpec
 from mmfuser_jax.models import VlmConfig
 from mmfuser_jax.models.layers import REMAT_POLICIES
 from mmfuser_jax.train.optim import OPTIMIZERS, OptimizerConfig, Rule
 
 DTYPES = ("float32", "bfloat16")
 
-RUN_NEUTRAL = ("mesh", "keep", "log_every", "checkpoint_every", "validate_every", "validation_records")
-"""Fields that may change when a run is resumed: they change what it costs and tells, not what it learns."""
+RUN_NEUTRAL = re.compile(
+    r"(mesh|keep|log_every|checkpoint_every|validate_every|validation_records|max_bad_fraction|threads)\b"
+    r"|stages\.\w+\.sources\.\w+\.weight$"
+)
+"""Fields that may change when a run is resumed: what changes cost and reports but not what is learnt, and the weights of
+a mixture, which people do change on the way."""
 
 
 class ConfigError(ValueError):
@@ -35,11 +40,12 @@ class Stage:
     Attributes:
       name: for logs and files.
       start: global step before its first.
-      source, split: what it trains on, see `data.sources`.
-      validation: source whose validation split measures progress.
+      sources: what it trains on, by name, with the weight of each in the mixture.
+      validation: what measures progress; None for nothing.
       row: static shape of a row.
       conversations: drawn from a record at every visit.
       augmentation: of pictures.
+      grouping, window: see `data.pipeline.Loading`.
       batch_size: rows of the global batch.
       fuser: whether the forward pass goes through the fuser; False saves its cost while it is still the identity.
       optimizer: table of trained parameters, and schedule.
@@ -47,12 +53,13 @@ class Stage:
 
     name: str
     start: int
-    source: str
-    split: str
-    validation: str
+    sources: Mapping[str, tuple[SourceSpec, float]]
+    validation: SourceSpec | None
     row: RowFormat
     conversations: int
     augmentation: Augmentation
+    grouping: str
+    window: int
     batch_size: int
     fuser: bool
     optimizer: OptimizerConfig
@@ -71,9 +78,9 @@ class RunConfig:
       seed: of parameters, data order and augmentation.
       model: shape of the network.
       init_from: model folder whose parameters the first stage starts from, "" for fresh ones; parts it lacks are fresh.
-      tokenizer: "words" builds one from the words of `text_sources`, anything else is a tokenizer folder; with
-        `init_from`, its tokenizer is taken.
-      text_sources: (source, split) of every stage that the config describes, run here or not.
+      tokenizer: "words" or "bpe" makes one from `text_sources`, anything else is a tokenizer folder; with `init_from`,
+        its tokenizer is taken.
+      text_sources: what every stage that the config describes trains on, run here or not.
       dtype: compute dtype.
       remat: key of `layers.REMAT_POLICIES`.
       mesh: size of every mesh axis; -1 takes the remaining devices.
@@ -82,14 +89,16 @@ class RunConfig:
       validation_records: at most this many, from the start of the split.
       max_new_tokens: of a generated answer.
       keep: checkpoints kept.
-      test_source, test_split: scored once, after the last step.
+      max_bad_fraction: of the records seen; with more that cannot be used, the run stops.
+      workers, threads: see `data.pipeline.Loading`.
+      test: scored once, after the last step; None for nothing.
     """
 
     seed: int
     model: VlmConfig
     init_from: str
     tokenizer: str
-    text_sources: tuple[tuple[str, str], ...]
+    text_sources: tuple[SourceSpec, ...]
     dtype: str
     remat: str
     mesh: Mapping[str, int]
@@ -100,8 +109,17 @@ class RunConfig:
     validation_records: int
     max_new_tokens: int
     keep: int
-    test_source: str
-    test_split: str
+    max_bad_fraction: float
+    workers: int
+    threads: int
+    test: SourceSpec | None
+
+    @property
+    def sources(self) -> tuple[SourceSpec, ...]:
+        """All that the run reads, each once."""
+        trained = [spec for stage in self.stages for spec, _ in stage.sources.values()]
+        scored = [spec for spec in (*(stage.validation for stage in self.stages), self.test) if spec]
+        return tuple(dict.fromkeys([*trained, *self.text_sources, *scored]))
 
     @property
     def steps(self) -> int:
@@ -127,12 +145,21 @@ def parse_run(config: Mapping[str, Any]) -> RunConfig:
         raise
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"config: {error}") from None
-    for field in ("log_every", "checkpoint_every", "keep", "max_new_tokens"):
+    for field in ("log_every", "checkpoint_every", "keep", "max_new_tokens", "threads"):
         if config[field] < 1:
             raise ConfigError(f"config.{field}={config[field]} must be at least 1")
-    names = {field.name for field in dataclasses.fields(RunConfig)} - {"model", "stages", "text_sources"}
-    texts = tuple(sorted({(stage["source"], stage["split"]) for stage in config["stages"].values()}))
-    return RunConfig(model=model, stages=stages, text_sources=texts, **{name: config[name] for name in names})
+    names = {field.name for field in dataclasses.fields(RunConfig)} - {"model", "stages", "text_sources", "test"}
+    if config["workers"] < 0 or not 0 <= config["max_bad_fraction"] <= 1:
+        raise ConfigError("config.workers must not be negative, and config.max_bad_fraction between 0 and 1")
+    specs = (spec for fields in config["stages"].values() for spec, _ in _parse_sources(fields).values())
+    texts = tuple(dict.fromkeys(specs))
+    test = _parse_source(config["test"])
+    return RunConfig(
+        model=model,
+        stages=stages,
+        text_sources=texts,
+        test=test if test.source else None,
+        **{name: config[name] for name in names})
 
 
 def _parse_stages(config: Mapping[str, Any], model: VlmConfig) -> tuple[Stage, ...]:
@@ -148,12 +175,19 @@ def _parse_stages(config: Mapping[str, Any], model: VlmConfig) -> tuple[Stage, .
 
 def _parse_stage(name: str, config: Mapping[str, Any], model: VlmConfig, start: int) -> Stage:
     fields = config["stages"][name]
-    for field in ("steps", "batch_size", "conversations", "length"):
+    for field in ("steps", "batch_size", "conversations", "length", "tiles", "window"):
         if fields[field] < 1:
             raise ConfigError(f"config.stages.{name}.{field}={fields[field]} must be at least 1")
     get_template(fields["template"])
-    for source in (fields["source"], fields["validation"]):
-        check_source(source)
+    sources, validation = _parse_sources(fields), _parse_source(fields["validation"])
+    for source, (_, weight) in sources.items():
+        if not weight > 0:
+            raise ConfigError(f"config.stages.{name}.sources.{source}.weight={weight} must be above 0")
+    if not sources:
+        raise ConfigError(f"config.stages.{name}.sources is empty")
+    if fields["grouping"] not in GROUPINGS:
+        known = ", ".join(GROUPINGS)
+        raise ConfigError(f"config.stages.{name}.grouping={fields['grouping']!r} is not one of {known}")
     if fields["optimizer"] not in OPTIMIZERS:
         known = ", ".join(OPTIMIZERS)
         raise ConfigError(f"config.stages.{name}.optimizer={fields['optimizer']!r} is not one of {known}")
@@ -163,9 +197,8 @@ def _parse_stage(name: str, config: Mapping[str, Any], model: VlmConfig, start: 
     return Stage(
         name=name,
         start=start,
-        source=fields["source"],
-        split=fields["split"],
-        validation=fields["validation"],
+        sources=sources,
+        validation=validation if validation.source else None,
         row=RowFormat(
             template=fields["template"],
             images=model_folder.image_format(model, config["aspect"]),
@@ -175,6 +208,8 @@ def _parse_stage(name: str, config: Mapping[str, Any], model: VlmConfig, start: 
         ),
         conversations=fields["conversations"],
         augmentation=Augmentation(shift=fields["shift"], flip=fields["flip"]),
+        grouping=fields["grouping"],
+        window=fields["window"],
         batch_size=fields["batch_size"],
         fuser=fields["fuser"],
         optimizer=OptimizerConfig(
@@ -189,6 +224,14 @@ def _parse_stage(name: str, config: Mapping[str, Any], model: VlmConfig, start: 
             clip_norm=fields["clip_norm"],
         ),
     )
+
+
+def _parse_sources(fields: Mapping[str, Any]) -> dict[str, tuple[SourceSpec, float]]:
+    return {name: (_parse_source(part), part["weight"]) for name, part in fields["sources"].items()}
+
+
+def _parse_source(fields: Mapping[str, Any]) -> SourceSpec:
+    return SourceSpec(fields["source"], fields["split"], fields["image_folder"])
 
 
 def _parse_rules(stage: str, rows: Any) -> tuple[Rule, ...]:
@@ -223,7 +266,7 @@ def check_unchanged(saved: Mapping[str, Any], given: Mapping[str, Any], workdir:
     """
     old, new = flatten_config(saved), flatten_config(given)
     missing = object()
-    compared = {key for key in (*old, *new) if key.split(".")[0] not in RUN_NEUTRAL}
+    compared = {key for key in (*old, *new) if not RUN_NEUTRAL.match(key)}
     changed = [key for key in sorted(compared) if old.get(key, missing) != new.get(key, missing)]
     if changed:
         fields = "; ".join(f"{key}: {old.get(key)!r} → {new.get(key)!r}" for key in changed)

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import itertools
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import grain
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from mmfuser_jax import files, model_folder, sharding
 from mmfuser_jax.checkpoint import Checkpoints
 from mmfuser_jax.data import Tokenizer, load_tokenizer
-from mmfuser_jax.data.pipeline import ToRow, make_loader
-from mmfuser_jax.data.records import IMAGE_MARKER
-from mmfuser_jax.data.sources import load_records
-from mmfuser_jax.data.tokenizer import is_tokenizer_folder, train_word_tokenizer
+from mmfuser_jax.data.records import IMAGE_MARKER, usable
+from mmfuser_jax.data.sources import Source, SourceSpec, check_images, open_source
+from mmfuser_jax.data.tokenizer import is_tokenizer_folder, train_bpe_tokenizer, train_word_tokenizer
 from mmfuser_jax.models import VLM
 from mmfuser_jax.models.params import abstract_params, boxed_params
 from mmfuser_jax.train.config import RunConfig, Stage, check_unchanged, parse_run
-from mmfuser_jax.train.metrics import MetricsWriter, describe
+from mmfuser_jax.train.errors import TrainingError
+from mmfuser_jax.train.metrics import Meter, MetricsWriter, describe
 from mmfuser_jax.train.optim import assign_rules, flatten, learning_rates
+from mmfuser_jax.train.stage_data import StageData
 from mmfuser_jax.train.state import TrainState, abstract_state, init_state, initial_params
 from mmfuser_jax.train.step import make_train_step
 
@@ -35,10 +37,6 @@ LOG = logging.getLogger(__name__)
 
 Validate = Callable[[Stage, VLM, Any, Tokenizer], Mapping[str, Any]]
 """(stage, model, parameters, tokenizer) → numbers to log under `validation`."""
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message names the step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,15 +65,17 @@ class _Run:
     def __init__(self, config: Mapping[str, Any], workdir: Path) -> None:
         self.started = time.monotonic()
         self.config = parse_run(config)
+        for spec in self.config.sources:
+            self.open(spec)  # what cannot be read should stop a run before it leaves anything behind
         workdir.mkdir(parents=True, exist_ok=True)
         _claim(workdir, config)
         self.mesh = sharding.make_mesh(**self.config.mesh)
         self.model = VLM(self.config.model, jnp.dtype(self.config.dtype), self.config.remat)
-        self.tokenizer = _tokenizer(self.config, workdir)
+        self.tokenizer = _tokenizer(self, workdir)
         paths = flatten(boxed_params(self.model))
         for stage in self.config.stages:
             assign_rules(paths, stage.optimizer.rules)
-        self.card = _card(self.config)
+        self.card = _card(self)
         model_folder.write_card(workdir, self.card)
         self.checkpoints = Checkpoints(workdir / model_folder.CHECKPOINTS, self.config.keep)
         self.resume_step = self.checkpoints.latest_step() or 0
@@ -83,6 +83,13 @@ class _Run:
             raise TrainingError(f"{workdir} is at step {self.resume_step}, past the last step {self.config.steps}")
         self.seconds_before = self.checkpoints.read_meta(self.resume_step)["train_seconds"] if self.resume_step else 0.0
         self.metrics = MetricsWriter(workdir, self.resume_step, self.config.steps)
+
+    @functools.cache  # noqa: B019 (a run lives as long as its process)
+    def open(self, spec: SourceSpec) -> Source:
+        """A source, checked once to have its pictures."""
+        source = open_source(spec)
+        check_images(source)
+        return source
 
     def seconds(self) -> float:
         """Wall-clock trained so far, over all resumed parts."""
@@ -129,13 +136,15 @@ def _claim(workdir: Path, config: Mapping[str, Any]) -> None:
     files.write_text(path, json.dumps(given, indent=2) + "\n")
 
 
-def _tokenizer(config: RunConfig, workdir: Path) -> Tokenizer:
-    folder = workdir / model_folder.TOKENIZER
+def _tokenizer(run: _Run, workdir: Path) -> Tokenizer:
+    config, folder = run.config, workdir / model_folder.TOKENIZER
     if not is_tokenizer_folder(folder):
         if config.init_from:
             model_folder.copy_tokenizer(Path(config.init_from) / model_folder.TOKENIZER, workdir)
         elif config.tokenizer == "words":
-            train_word_tokenizer(_training_texts(config), folder)
+            train_word_tokenizer(_training_texts(run), folder)
+        elif config.tokenizer == "bpe":
+            train_bpe_tokenizer(_training_texts(run), folder, config.model.llm.vocab_size)
         else:
             model_folder.copy_tokenizer(Path(config.tokenizer), workdir)
     tokenizer = load_tokenizer(folder)
@@ -146,97 +155,75 @@ def _tokenizer(config: RunConfig, workdir: Path) -> Tokenizer:
     return tokenizer
 
 
-def _card(config: RunConfig) -> model_folder.ModelCard:
-    """The model as its last stage leaves it."""
-    last = config.stages[-1]
-    records = load_records(last.source, last.split)
-    history = any(len(turns) > 2 for record in records for turns in record.conversations)
+def _training_texts(run: _Run) -> Iterator[str]:
+    yield "USER: ASSISTANT:"
+    for spec in run.config.text_sources:
+        for record in usable(run.open(spec)):
+            yield from (turn.text.replace(IMAGE_MARKER, "") for turns in record.conversations for turn in turns)
+
+
+def _card(run: _Run) -> model_folder.ModelCard:
+    """The model as its last stage leaves it; it remembers earlier turns if it is trained on conversations of several."""
+    last = run.config.stages[-1]
+    seen = (record for spec, _ in last.sources.values() for record in itertools.islice(usable(run.open(spec)), 200))
+    history = any(len(turns) > 2 for record in seen for turns in record.conversations)
     return model_folder.ModelCard(
-        config.model, last.row.template, last.row.images.aspect, history, last.row.im_start_end
+        run.config.model, last.row.template, last.row.images.aspect, history, last.row.im_start_end
     )
-
-
-def _training_texts(config: RunConfig) -> list[str]:
-    texts = ["USER: ASSISTANT:"]
-    for source, split in config.text_sources:
-        for record in load_records(source, split):
-            texts += [turn.text for turns in record.conversations for turn in turns]
-    return [text.replace(IMAGE_MARKER, "") for text in texts]
 
 
 def _train_stage(run: _Run, stage: Stage, params: Any, validate: Validate | None) -> Any:
     """Trains one stage, from `params` or from its newest checkpoint; returns the parameters."""
     config, mesh = run.config, run.mesh
-    data = iter(_loader(run, stage))
-    if stage.start < run.resume_step:
-        state = _restore(run, stage, data)
-    else:
-        params = initial_params(run.model, config.seed, mesh, config.init_from) if params is None else params
-        state = init_state(params, stage.optimizer, config.seed, mesh)
-    step = stage.start + int(state.step)
-    if step == stage.end:
-        return state.params
-    _log_trainable(stage, state)
-    model = (
-        run.model if stage.fuser else VLM(dataclasses.replace(config.model, fuser=None), run.model.dtype, config.remat)
-    )
-    train_step = make_train_step(model, stage.optimizer, mesh, state)
-    window_start, window_tokens, window_steps = time.monotonic(), 0, 0
-    while step < stage.end:
-        batch = next(data)
-        state, metrics = train_step(state, sharding.shard_batch(batch, mesh))
-        step += 1
-        window_tokens += int(np.count_nonzero(batch.segment_ids)) * jax.process_count()
-        window_steps += 1
-        run.metrics.advance(step, stage.name)
-        logging_now = step % config.log_every == 0 or step == stage.end
-        saving_now = step % config.checkpoint_every == 0 or step == stage.end
-        if logging_now or saving_now:
-            metrics = jax.device_get(metrics)
-            _check_finite(stage, step, metrics)
-        if logging_now:
-            elapsed = time.monotonic() - window_start
-            _log(run, stage, step, metrics, elapsed / window_steps, window_tokens / elapsed)
-            window_start, window_tokens, window_steps = time.monotonic(), 0, 0
-        if validate and (step == stage.end or (config.validate_every and step % config.validate_every == 0)):
-            numbers = dict(validate(stage, model, state.params, run.tokenizer))
-            run.metrics.write({"step": step, "stage": stage.name, "validation": numbers})
-            LOG.info("step %5d  %-9s validation %s", step, stage.name, numbers)
-            window_start, window_tokens, window_steps = time.monotonic(), 0, 0
-        if saving_now:
-            _save(run, stage, step, state, data)
+    with contextlib.closing(StageData(config, stage, run.tokenizer, run.open)) as data:
+        if stage.start < run.resume_step:
+            state = _restore(run, stage, data)
+        else:
+            params = initial_params(run.model, config.seed, mesh, config.init_from) if params is None else params
+            state = init_state(params, stage.optimizer, config.seed, mesh)
+        step = stage.start + int(state.step)
+        if step == stage.end:
+            return state.params
+        _log_trainable(stage, state)
+        model = run.model
+        if not stage.fuser:
+            model = VLM(dataclasses.replace(config.model, fuser=None), run.model.dtype, config.remat)
+        train_step = make_train_step(model, stage.optimizer, mesh, state)
+        meter = Meter()
+        while step < stage.end:
+            batch = data.next(meter)
+            state, metrics = train_step(state, sharding.shard_batch(batch, mesh))
+            step += 1
+            run.metrics.advance(step, stage.name)
+            logging_now = step % config.log_every == 0 or step == stage.end
+            saving_now = step % config.checkpoint_every == 0 or step == stage.end
+            if logging_now or saving_now:
+                metrics = jax.device_get(metrics)
+                _check_finite(stage, step, metrics)
+            if logging_now:
+                _log(run, stage, step, metrics, meter.read() | data.tally.counts)
+                meter = Meter()
+            if validate and (step == stage.end or (config.validate_every and step % config.validate_every == 0)):
+                numbers = dict(validate(stage, model, state.params, run.tokenizer))
+                run.metrics.write({"step": step, "stage": stage.name, "validation": numbers})
+                LOG.info("step %5d  %-9s validation %s", step, stage.name, numbers)
+                meter = Meter()
+            if saving_now:
+                _save(run, stage, step, state, data)
     return state.params
 
 
-def _loader(run: _Run, stage: Stage) -> grain.IterDataset:
-    batch_size, remainder = divmod(stage.batch_size, jax.process_count())
-    if remainder:
-        raise TrainingError(f"stage {stage.name}: batch_size {stage.batch_size} over {jax.process_count()} processes")
-    return make_loader(
-        load_records(stage.source, stage.split),
-        ToRow(run.tokenizer, stage.row, stage.conversations, stage.augmentation),
-        batch_size=batch_size,
-        seed=_stage_seed(run.config.seed, stage.name),
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
-
-
-def _stage_seed(seed: int, name: str) -> int:
-    """Stages over the same data must not see it in the same order."""
-    return int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1)[0])
-
-
-def _save(run: _Run, stage: Stage, step: int, state: TrainState, data: grain.DatasetIterator) -> None:
+def _save(run: _Run, stage: Stage, step: int, state: TrainState, data: StageData) -> None:
     train = {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}
-    meta = {"stage": stage.name, "train_seconds": run.seconds()}
-    run.checkpoints.save(step, params=state.params, train=train, meta=meta, data=data)
+    meta = {"stage": stage.name, "train_seconds": run.seconds(), **data.meta()}
+    run.checkpoints.save(step, params=state.params, train=train, meta=meta, data=data.iterator)
 
 
-def _restore(run: _Run, stage: Stage, data: grain.DatasetIterator) -> TrainState:
+def _restore(run: _Run, stage: Stage, data: StageData) -> TrainState:
+    data.resume(run.checkpoints.read_meta(run.resume_step))
     shapes = abstract_state(abstract_params(run.model, run.mesh), stage.optimizer, run.mesh)
     train = {"step": shapes.step, "opt_state": shapes.opt_state, "rng": shapes.rng}
-    params, train = run.checkpoints.restore(run.resume_step, params=shapes.params, train=train, data=data)
+    params, train = run.checkpoints.restore(run.resume_step, params=shapes.params, train=train, data=data.iterator)
     LOG.info("resumed at step %d of stage %s", run.resume_step, stage.name)
     return TrainState(params=params, **train)
 
@@ -248,9 +235,7 @@ def _check_finite(stage: Stage, step: int, metrics: Mapping[str, Any]) -> None:
         raise TrainingError(f"step {step} of stage {stage.name}: loss {loss}, gradient norm {norm}")
 
 
-def _log(
-    run: _Run, stage: Stage, step: int, metrics: Mapping[str, Any], step_seconds: float, tokens_per_second: float
-) -> None:
+def _log(run: _Run, stage: Stage, step: int, metrics: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
     row = {
         "step": step,
         "stage": stage.name,
@@ -259,12 +244,11 @@ def _log(
         "grad_norm": float(metrics["grad_norm"]),
         "supervised_tokens": int(metrics["tokens"]),
         "learning_rate": learning_rates(stage.optimizer, step - stage.start - 1),
-        "tokens_per_second": round(tokens_per_second, 1),
-        "step_seconds": round(step_seconds, 4),
+        **measured,
         "elapsed_seconds": round(run.seconds(), 2),
     }
     run.metrics.write(row)
-    LOG.info(describe(row, run.config.steps, step_seconds * (run.config.steps - step)))
+    LOG.info(describe(row, run.config.steps, measured["step_seconds"] * (run.config.steps - step)))
 
 
 def _log_trainable(stage: Stage, state: TrainState) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
@@ -63,6 +67,35 @@ class MetricsWriter:
 def _tag(name: str, suffix: str) -> str:
     """TensorBoard allows no regular expressions in names: "learning_rate/(fuser|projector)/" loses its punctuation."""
     return f"{name}/{re.sub(r'[^a-z0-9]+', '_', suffix).strip('_') or 'all'}" if suffix else name
+
+
+class Meter:
+    """Speed since it was made."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._steps, self._tokens, self._slots, self._waited = 0, 0, 0, 0.0
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Its block waits for data."""
+        started = time.monotonic()
+        yield
+        self._waited += time.monotonic() - started
+
+    def add(self, tokens: int, slots: int) -> None:
+        """Counts a step: tokens of this process's rows, and the slots that there are for them."""
+        self._steps, self._tokens, self._slots = self._steps + 1, self._tokens + tokens, self._slots + slots
+
+    def read(self) -> Row:
+        """tokens_per_second (of all processes), step_seconds, data_seconds (waited, a step), filled (share of slots)."""
+        elapsed = time.monotonic() - self._started
+        return {
+            "tokens_per_second": round(self._tokens * jax.process_count() / elapsed, 1),
+            "step_seconds": round(elapsed / self._steps, 4),
+            "data_seconds": round(self._waited / self._steps, 4),
+            "filled": round(self._tokens / self._slots, 4),
+        }
 
 
 def read_metrics(path: Path) -> list[Row]:

@@ -1,0 +1,101 @@
+"""The data of one stage: its stream of batches, what it could not use, and whether a checkpoint's position fits it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmfuser_jax.data.pipeline import Loading, Weighted, fingerprint, make_loader
+from mmfuser_jax.data.sources import Source, SourceSpec
+from mmfuser_jax.data.tally import Tally
+from mmfuser_jax.data.tokenizer import Tokenizer
+from mmfuser_jax.train.config import RunConfig, Stage, flatten_config
+from mmfuser_jax.train.errors import TrainingError
+from mmfuser_jax.train.metrics import Meter
+from mmfuser_jax.types import Batch
+
+
+class StageData:
+    """Batches of this process.
+
+    Attributes:
+      iterator: what a checkpoint saves.
+      tally: counts of records.
+    """
+
+    def __init__(
+        self, config: RunConfig, stage: Stage, tokenizer: Tokenizer, open_source: Callable[[SourceSpec], Source]
+    ) -> None:
+        """Opens the sources and starts reading.
+
+        Raises:
+          TrainingError: the batch cannot be split over the processes.
+        """
+        batch_size, remainder = divmod(stage.batch_size, jax.process_count())
+        if remainder:
+            raise TrainingError(
+                f"stage {stage.name}: batch_size {stage.batch_size} over {jax.process_count()} processes"
+            )
+        self._stage = stage
+        sources = {name: Weighted(open_source(spec), weight) for name, (spec, weight) in stage.sources.items()}
+        loading = Loading(batch_size, stage.grouping, stage.window, config.workers, config.threads)
+        self._fingerprint = fingerprint(sources, loading, jax.process_count())
+        self._max_bad_fraction = config.max_bad_fraction
+        self.tally = Tally(config.max_bad_fraction)
+        loader = make_loader(
+            sources,
+            tokenizer,
+            stage.row,
+            loading,
+            conversations=stage.conversations,
+            augmentation=stage.augmentation,
+            seed=_stage_seed(config.seed, stage.name),
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+        )
+        self.iterator = iter(loader)
+
+    def next(self, meter: Meter) -> Batch:
+        """The next batch, counted in `meter` with the time it was waited for.
+
+        Raises:
+          RecordError: too many records cannot be used.
+        """
+        with meter.waiting():
+            batch, report = next(self.iterator)
+        self.tally.add(report)
+        meter.add(int(np.count_nonzero(batch.segment_ids)), batch.segment_ids.size)
+        return batch
+
+    def meta(self) -> dict[str, Any]:
+        """What a checkpoint keeps beside the position."""
+        return {"data": self._fingerprint, "counts": dict(self.tally.counts)}
+
+    def resume(self, meta: Mapping[str, Any]) -> None:
+        """Takes the counts of a checkpoint of this stage, whose position `iterator` gets next.
+
+        Raises:
+          TrainingError: the position was counted in other data, or by another number of processes or workers.
+        """
+        old, new = flatten_config(meta["data"]), flatten_config(self._fingerprint)
+        changed = [
+            f"{key}: {old.get(key)} → {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)
+        ]
+        if changed:
+            raise TrainingError(
+                f"stage {self._stage.name} cannot go on at its position in the data, which has changed "
+                f"({'; '.join(changed)}); restore what it was, or start a new workdir with config.init_from"
+            )
+        self.tally = Tally(self._max_bad_fraction, meta["counts"])
+
+    def close(self) -> None:
+        """Ends worker processes."""
+        self.iterator.close()
+
+
+def _stage_seed(seed: int, name: str) -> int:
+    """Stages over the same data must not see it in the same order."""
+    return int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1)[0])
