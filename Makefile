@@ -23,7 +23,7 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/.pip
 
 $(VENV)/.test: pyproject.toml | $(VENV)/.pip
 	@echo "Installing JAX and what the tests need; this downloads a few hundred MB once."
-	$(BIN)/python -m pip install --quiet --editable '.[demo,test]'
+	$(BIN)/python -m pip install --quiet --editable '.[demo,data,test]'
 	touch $@
 
 demo: $(VENV)/.demo

@@ -169,7 +169,7 @@ def _blocks(path: Path, start: int, end: int) -> Iterator[tuple[int, bytes]]:
     """The bytes [start, end) of a file, in blocks with their offsets; none ends inside an escape such as `\\"`."""
     with path.open("rb") as file:
         file.seek(start)
-        while block := file.read(min(BLOCK, end - start)):
+        while block := file.read(max(0, min(BLOCK, end - start))):
             if (len(block) - len(block.rstrip(b"\\"))) % 2:
                 block += file.read(1)
             yield start, block

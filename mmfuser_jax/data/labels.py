@@ -61,10 +61,10 @@ FORMATS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 _LETTER, _MARK = "(?<![A-Za-z.])", "[.．、:：)）]"
 OPTIONS = re.compile(f"{_LETTER}A{_MARK}.{{1,300}}?{_LETTER}B{_MARK}", re.DOTALL)
-YES_NO = frozenset(
-    ("yes", "no", "true", "false", "correct", "incorrect", "right", "wrong")
-    + ("是", "否", "不是", "对", "错", "正确", "错误", "是的", "不对")
-)
+YES_NO = (
+    "yes", "no", "true", "false", "correct", "incorrect", "right", "wrong",
+    "是", "否", "不是", "对", "错", "正确", "错误", "是的", "不对",
+)  # fmt: skip
 
 _FILLER = "of|for|the|this|that|given|following|subsequent|provided|above|contents?|details?|detailed|everything|all|you|see|in|is"
 DESCRIBE = re.compile(

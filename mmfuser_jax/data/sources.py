@@ -300,14 +300,3 @@ KINDS: tuple[Kind, ...] = (
     Kind("a folder of .array_record files", _holds("*.array_record*"), _open_array_records),
 )
 """What a source can be; the first row that fits says how it is opened."""
-
-
-def load_records(source: str, split: str) -> Source:
-    """TEMPORARY: replaced by open_source at its callers."""
-    return open_source(SourceSpec(source, split))
-
-
-def check_source(source: str) -> None:
-    """TEMPORARY."""
-    if source not in SOURCES:
-        raise ValueError(f"no data source {source!r}; there are {', '.join(SOURCES)}")

@@ -223,19 +223,19 @@ def open_dataset(folder: Path, split: str) -> ArrayRecords:
     """The records of a split of a TFDS dataset on disk.
 
     Args:
-      folder: holds dataset_info.json, in itself or in its one version (or its one config's one version).
+      folder: holds one dataset_info.json, in itself or in its one version, config's version, or dataset.
       split: a split or a slice of it in TFDS's words, such as "train[:10%]".
 
     Raises:
       ValueError: no dataset or several, not of this package's features, not ArrayRecord, or no such split.
       OSError: a file of the split is missing or damaged.
     """
-    found = [folder] if (folder / INFO_FILE).is_file() else sorted(p.parent for p in folder.glob(f"*/{INFO_FILE}"))
-    found = found or sorted(path.parent for path in folder.glob(f"*/*/{INFO_FILE}"))
+    levels = ("", "*/", "*/*/", "*/*/*/")
+    found = next((found for level in levels if (found := sorted(folder.glob(f"{level}{INFO_FILE}")))), [])
     if len(found) != 1:
-        names = ", ".join(str(path.relative_to(folder)) for path in found)
+        names = ", ".join(str(path.parent.relative_to(folder)) for path in found)
         raise ValueError(f"{folder}: {f'several datasets ({names}); name one' if found else f'no {INFO_FILE} in it'}")
-    return _open_builder(_tfds().builder_from_directory(found[0]), split)
+    return _open_builder(_tfds().builder_from_directory(found[0].parent), split)
 
 
 def open_name(name: str, split: str) -> ArrayRecords:
