@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags
@@ -16,10 +17,30 @@ USER_ERRORS = (ValueError, RuntimeError, OSError)
 """What a user's mistake raises: all errors of this package derive from ValueError or RuntimeError."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One of a script's commands.
+
+    Attributes:
+      main: what it does.
+      required, optional: names of its flags; any other flag of the script is an error.
+    """
+
+    main: Callable[[], Any]
+    required: Sequence[str] = ()
+    optional: Sequence[str] = ()
+
+
 def run(main: Callable[[], Any]) -> None:
     """Parses flags, runs `main`, and exits 1 with one line on a user's mistake, 2 on a wrong flag."""
     _log_to_stderr()
     app.run(lambda _: _guarded(main), flags_parser=_parse)
+
+
+def run_command(commands: Mapping[str, Command]) -> None:
+    """Like `run`, with the first argument that is no flag naming what to run."""
+    _log_to_stderr()
+    app.run(lambda args: _guarded(commands[args[1]].main), flags_parser=lambda args: _parse_command(args, commands))
 
 
 class _CurrentStderr(logging.StreamHandler):
@@ -57,14 +78,30 @@ def _guarded(main: Callable[[], Any]) -> None:
         sys.exit(f"error: {_one_line(error)}")
 
 
-def _parse(args: Sequence[str]) -> list[str]:
+def _parse_command(args: Sequence[str], commands: Mapping[str, Command]) -> list[str]:
+    """Flags and one command, which takes no other flags than its own."""
+    rest = _parse(args, words=2)
+    given = {flag.name for flag in flags.FLAGS.get_key_flags_for_module(rest[0]) if flag.present}
+    command = commands.get(rest[1]) if len(rest) > 1 else None
+    if command is None:
+        print(f"error: give one command: {', '.join(commands)}", file=sys.stderr)
+    elif missing := [name for name in command.required if name not in given]:
+        print(f"error: {rest[1]} needs --{' and --'.join(missing)}", file=sys.stderr)
+    elif foreign := sorted(given - {*command.required, *command.optional}):
+        print(f"error: {rest[1]} has no flag --{', --'.join(foreign)}", file=sys.stderr)
+    else:
+        return rest
+    sys.exit(2)
+
+
+def _parse(args: Sequence[str], words: int = 1) -> list[str]:
     """Flags and the config program; a wrong field, value or program is one line."""
     debug = any(arg in ("--debug", "--debug=true") for arg in args)
     try:
         rest = flags.FLAGS(list(args))
-        if len(rest) == 1:
+        if len(rest) <= words:
             return rest
-        print(f"error: {' '.join(rest[1:])!r} belongs to no flag; quote values with blanks", file=sys.stderr)
+        print(f"error: {' '.join(rest[words:])!r} belongs to no flag; quote values with blanks", file=sys.stderr)
     except flags.Error as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
     except (AttributeError, TypeError, *USER_ERRORS) as error:

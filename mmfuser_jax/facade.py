@@ -16,10 +16,9 @@ from mmfuser_jax import convert, hub, model_folder, sharding
 from mmfuser_jax.checkpoint import restore_params
 from mmfuser_jax.compilation import frugal_jit
 from mmfuser_jax.data import Tokenizer, Turn, decode_answer, encode_prompt, end_ids, load_tokenizer
-from mmfuser_jax.data.packing import branch, pack_row
+from mmfuser_jax.data.packing import branch, pack_rows
 from mmfuser_jax.data.pictures import Picture
 from mmfuser_jax.data.records import IMAGE_MARKER
-from mmfuser_jax.data.rows import stack_rows
 from mmfuser_jax.generate import Engine, Sampling
 from mmfuser_jax.model_folder import ModelCard
 from mmfuser_jax.models import VLM
@@ -131,7 +130,7 @@ class VisionLanguageModel:
         ]
         length = max(example.length for example in examples)
         tiles = max(1, *(example.tiles for example in examples))
-        batch = stack_rows([pack_row([x], length, tiles, self.card.images) for x in examples])
+        batch = pack_rows([[x] for x in examples], length, tiles, self.card.images)
         return np.asarray(_forward(self.model, self.params, batch))
 
     def generate_ids(

@@ -1,5 +1,6 @@
 """Records, templates and masks, packing, pictures, and the resumable pipeline."""
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,7 +17,7 @@ from mmfuser_jax.data import (
 )
 from mmfuser_jax.data.conversation import render
 from mmfuser_jax.data.images import fit_image, open_image, upright_size
-from mmfuser_jax.data.packing import branch, expand_images, pack_row, plan_rows, truncate
+from mmfuser_jax.data.packing import branch, expand_images, pack_rows, plan_rows, truncate
 from mmfuser_jax.data.pictures import ImageFormat, Picture
 from mmfuser_jax.data.records import RecordError, turns_from_llava
 from mmfuser_jax.data.rows import Augmentation
@@ -147,14 +148,17 @@ def test_a_caption_is_predicted_from_the_last_image_slot():
 def test_rows_pack_segments_with_their_pictures():
     a = branch([(np.array([1, -200, 9]), np.array([-100, -100, 9]))], [picture()], IMAGES)
     b = branch([(np.array([1, 4]), np.array([-100, 4]))], [], IMAGES)
-    row = pack_row([a, b, a], length=12, tiles=3, images=IMAGES)
+    batch = pack_rows([[a, b, a], []], length=12, tiles=3, images=IMAGES)
+    row, empty = (jax.tree.map(lambda x, i=i: x[i], batch) for i in (0, 1))
+    assert not empty.segment_ids.any()
+    assert (empty.targets == -100).all()
     assert row.segment_ids.tolist() == [1] * 4 + [2] * 2 + [3] * 4 + [0] * 2
     assert row.image_index.tolist() == [-1, 0, 1, -1, -1, -1, -1, 2, 3, -1, -1, -1]
     assert row.pixels.shape == (3, 8, 8, 3)
     np.testing.assert_array_equal(row.pixels[1], a.pictures[0].pixels[0])
     assert not row.pixels[2].any()
     with pytest.raises(RecordError, match="10 tokens and 2 picture tiles do not fit a row of 9 tokens"):
-        pack_row([a, b, a], length=9, tiles=3, images=IMAGES)
+        pack_rows([[a, b, a]], length=9, tiles=3, images=IMAGES)
 
 
 def test_pictures_are_padded_or_cropped_to_square():

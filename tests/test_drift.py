@@ -19,9 +19,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mmfuser_jax.convert.torch_reference import EAGER, FuserBlock, llm_config
-from mmfuser_jax.data.packing import branch, pack_row
+from mmfuser_jax.data.packing import branch, pack_rows
 from mmfuser_jax.data.pictures import Picture
-from mmfuser_jax.data.rows import stack_rows
 from mmfuser_jax.models import VLM
 from mmfuser_jax.models import llama as llama_module
 from mmfuser_jax.types import IGNORE_INDEX, Batch
@@ -46,7 +45,7 @@ def batch() -> Batch:
         picture = Picture(pixels.transpose(1, 2, 0)[None], np.arange(images.tokens, dtype=np.int32))
         examples.append(branch([(ids[kept], np.full(kept.sum(), IGNORE_INDEX))], [picture], images))
     length = golden["logits"].shape[1]
-    return stack_rows([pack_row([example], length, 1, images) for example in examples])
+    return pack_rows([[example] for example in examples], length, 1, images)
 
 
 def named(states, fused, projected, layers, logits) -> Stages:

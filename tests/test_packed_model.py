@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from mmfuser_jax import model_folder
-from mmfuser_jax.data.packing import branch, pack_row
+from mmfuser_jax.data.packing import branch, pack_rows
 from mmfuser_jax.data.pictures import Picture
-from mmfuser_jax.data.rows import stack_rows
 from mmfuser_jax.models import VLM
 from mmfuser_jax.ops.cross_entropy import cross_entropy
 from tests.helpers import random_params
@@ -61,14 +60,14 @@ def alone(case):
     """Every example in a row of its own."""
     model, params, images, examples = case
     length, tiles = max(x.length for x in examples), max(x.tiles for x in examples)
-    batch = stack_rows([pack_row([x], length, tiles, images) for x in examples])
+    batch = pack_rows([[x] for x in examples], length, tiles, images)
     return loss_and_gradients(model, params, batch)
 
 
 def packed(case):
     model, params, images, examples = case
     length = sum(x.length for x in examples) + 3
-    return model, params, stack_rows([pack_row(examples, length, 6, images)])
+    return model, params, pack_rows([examples], length, 6, images)
 
 
 def worst(gradients, expected):

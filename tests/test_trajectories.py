@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from mmfuser_jax import sharding
-from mmfuser_jax.data.packing import branch, pack_row
+from mmfuser_jax.data.packing import branch, pack_rows
 from mmfuser_jax.data.pictures import Picture
-from mmfuser_jax.data.rows import stack_rows
 from mmfuser_jax.models import VLM
 from mmfuser_jax.models.params import abstract_params
 from mmfuser_jax.train.optim import OptimizerConfig, Rule, flatten
@@ -44,8 +43,8 @@ def batches(name, stage):
         ):
             picture = Picture(pixels.transpose(1, 2, 0)[None], images.slots((0, 0), 1))
             example = branch([(ids.astype(np.int32), labels.astype(np.int32))], [picture], images)
-            rows.append(pack_row([example], example.length, 1, images))
-        yield stack_rows(rows)
+            rows.append([example])
+        yield pack_rows(rows, rows[0][0].length, 1, images)
 
 
 def run(name, stage, config):

@@ -13,13 +13,15 @@ from PIL import ExifTags, Image, ImageOps
 
 from mmfuser_jax.data.anyres import GRID_PINPOINTS, Pinpoints, tile_grid
 from mmfuser_jax.data.records import ImageFile, RecordError
+from mmfuser_jax.data.resize import Resize, exact_resize
 from mmfuser_jax.types import CLIP_MEAN, CLIP_STD
 
 MAX_PIXELS = 64_000_000
-MAX_PADDED_PIXELS = 4 * MAX_PIXELS
 ASPECTS = ("pad", "square", "anyres")
 FILTER = Image.Resampling.BICUBIC
 """CLIP's filter; of tiles LLaVA leaves it to Pillow, whose default is the same."""
+FILTER_SUPPORT = 2
+"""Pixels on each side that the filter looks at where it does not shrink."""
 
 
 def open_image(file: ImageFile | str) -> Image.Image:
@@ -38,7 +40,8 @@ def open_image(file: ImageFile | str) -> Image.Image:
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I;16"):
             return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-        return image.convert("RGB")
+        image.load()
+        return _as_rgb(image)
 
 
 def upright_size(file: ImageFile | str) -> tuple[int, int]:
@@ -74,7 +77,11 @@ def opened(file: ImageFile | str) -> Iterator[Image.Image]:
 
 
 def fit_image(
-    image: Image.Image, aspect: str, image_size: int, mean: tuple[float, float, float] = CLIP_MEAN
+    image: Image.Image,
+    aspect: str,
+    image_size: int,
+    mean: tuple[float, float, float] = CLIP_MEAN,
+    resize: Resize = exact_resize,
 ) -> np.ndarray:
     """uint8[image_size, image_size, 3]: the picture brought to the encoder's size.
 
@@ -84,6 +91,7 @@ def fit_image(
         the central square and loses the sides (stage 1).
       image_size: height and width of the result in pixels.
       mean: colour of the padding, of pixels in [0, 1].
+      resize: how "pad" resizes, see `resize.py`.
 
     Raises:
       ValueError: unknown aspect, or one that makes tiles.
@@ -93,14 +101,10 @@ def fit_image(
     check_aspect(aspect)
     if aspect == "anyres":
         raise ValueError("aspect 'anyres' makes several tiles, fit_image one; see fit_tiles")
-    image = image.convert("RGB")
+    image = _as_rgb(image)
     if aspect == "pad":
-        if max(image.size) ** 2 > MAX_PADDED_PIXELS:
-            raise RecordError(
-                f"{image.width}x{image.height} pixels are too elongated to be padded to a square", "image_size"
-            )
-        image = _pad_to_square(image, tuple(int(channel * 255) for channel in mean))
-    elif image.height == 1 or image_size**2 * max(image.size) > MAX_PIXELS * min(image.size):
+        return np.asarray(_fit_padded(image, image_size, tuple(int(channel * 255) for channel in mean), resize))
+    if image.height == 1 or image_size**2 * max(image.size) > MAX_PIXELS * min(image.size):
         raise RecordError(
             f"{image.width}x{image.height} pixels are too elongated for aspect 'square'; 'pad' takes them", "image_size"
         )
@@ -123,7 +127,7 @@ def fit_tiles(image: Image.Image, image_size: int, grid_pinpoints: Pinpoints = G
     Raises:
       ValueError: no pinpoints, or some that are not whole tiles.
     """
-    image = image.convert("RGB")
+    image = _as_rgb(image)
     columns, rows = tile_grid(image.size, grid_pinpoints, image_size)
     base = np.asarray(image.resize((image_size, image_size), FILTER))
     pixels = np.asarray(_pad_into(image, (columns * image_size, rows * image_size)))
@@ -137,12 +141,36 @@ def check_aspect(aspect: str) -> None:
         raise ValueError(f"aspect {aspect!r} is not one of {', '.join(ASPECTS)}")
 
 
-def _pad_to_square(image: Image.Image, color: tuple[int, ...]) -> Image.Image:
-    side = max(image.size)
-    if image.size == (side, side):
-        return image
-    square = Image.new("RGB", (side, side), color)
-    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+def _as_rgb(image: Image.Image) -> Image.Image:
+    """The picture itself where it is RGB already: Pillow would copy it, which costs a good part of decoding."""
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _fit_padded(image: Image.Image, size: int, color: tuple[int, ...], resize: Resize) -> Image.Image:
+    """The picture on a square of `color`, resized to `size`, bit for bit as if the whole square were resized.
+
+    Only the lines that show something of the picture are: those from `begin` to `end`, rounded outwards so that both
+    fall on exact binary fractions of a pixel in the square. Lines of nothing but padding keep its colour.
+    """
+    side, short = max(image.size), min(image.size)
+    before = (side - short) // 2
+    reach = FILTER_SUPPORT * max(side / size, 1.0)
+    step = size // (size & -size)  # the odd part: multiples of it, times side / size, are sixteenths and the like
+    begin = max(0, math.floor((before - reach) * size / side) // step * step)
+    end = min(size, -(-math.ceil((before + short + reach) * size / side) // step) * step)
+    first = max(0, math.floor(begin * side / size - reach) - 1)
+    last = min(side, math.ceil(end * side / size + reach) + 1)
+    low, high = begin * side / size - first, end * side / size - first
+    if image.width < image.height:
+        canvas = Image.new("RGB", (last - first, side), color)
+        canvas.paste(image, (before - first, 0))
+        shown, place = resize(canvas, (end - begin, size), (low, 0, high, side)), (begin, 0)
+    else:
+        canvas = Image.new("RGB", (side, last - first), color)
+        canvas.paste(image, (0, before - first))
+        shown, place = resize(canvas, (size, end - begin), (0, low, side, high)), (0, begin)
+    square = Image.new("RGB", (size, size), color)
+    square.paste(shown, place)
     return square
 
 

@@ -156,49 +156,60 @@ def truncate(example: Example, length: int) -> Example:
     )
 
 
-def pack_row(examples: Sequence[Example], length: int, tiles: int, images: ImageFormat) -> Batch:
-    """One row (arrays without the leading B) holding the examples as segments 1, 2, …, padded to `length` and `tiles`.
+def pack_rows(rows: Sequence[Sequence[Example]], length: int, tiles: int, images: ImageFormat) -> Batch:
+    """A batch whose rows hold the given examples as segments 1, 2, …, padded to `length` and `tiles`.
 
     Args:
-      examples: their pictures decoded.
+      rows: examples of each row, their pictures decoded; a row may be empty.
       length: T.
       tiles: I; a picture that is not cut into tiles is one.
       images: their format.
 
     Raises:
-      RecordError: the examples take more slots or tiles than the row has.
+      RecordError: the examples of a row take more slots or tiles than it has.
     """
-    used = sum(example.length for example in examples)
-    used_tiles = sum(example.tiles for example in examples)
-    if used > length or used_tiles > tiles:
-        raise RecordError(
-            f"{used} tokens and {used_tiles} picture tiles do not fit a row of {length} tokens, {tiles} tiles",
-            "too_long",
-        )
+    decoded = [x for examples in rows for example in examples for x in example.pictures if isinstance(x, Picture)]
+    dtype = decoded[0].pixels.dtype if decoded else np.dtype(np.uint8)
 
-    def lay(arrays: Sequence[np.ndarray], fill: int) -> np.ndarray:
-        row = np.full(length, fill, np.int32)
-        row[:used] = np.concatenate([np.zeros(0, np.int32), *arrays])
-        return row
+    def filled(value: int) -> np.ndarray:
+        return np.full((len(rows), length), value, np.int32)
 
-    offsets = np.cumsum([0, *(example.tiles for example in examples)]) * images.tokens
-    shown = [
-        np.where(example.image_index >= 0, example.image_index + offset, example.image_index)
-        for example, offset in zip(examples, offsets, strict=False)
-    ]
-    shown_pictures = [x for example in examples for x in example.pictures if isinstance(x, Picture)]
-    pixels = np.concatenate([x.pixels for x in shown_pictures]) if shown_pictures else images.no_pixels
-    if len(pixels) != used_tiles:
-        raise ValueError("pictures must be decoded before their row is laid out")
-    return Batch(
-        tokens=lay([example.tokens for example in examples], 0),
-        targets=lay([example.targets for example in examples], IGNORE_INDEX),
-        positions=lay([example.positions for example in examples], 0),
-        segment_ids=lay([np.full(example.length, index + 1) for index, example in enumerate(examples)], 0),
-        branch_ids=lay([example.branch_ids for example in examples], 0),
-        image_index=lay(shown, TEXT_SLOT),
-        pixels=np.concatenate([pixels, np.zeros((tiles - used_tiles, *pixels.shape[1:]), pixels.dtype)]),
+    batch = Batch(
+        tokens=filled(0),
+        targets=filled(IGNORE_INDEX),
+        positions=filled(0),
+        segment_ids=filled(0),
+        branch_ids=filled(0),
+        image_index=filled(TEXT_SLOT),
+        pixels=np.zeros((len(rows), tiles, images.size, images.size, 3), dtype),
     )
+    for row, examples in enumerate(rows):
+        used, used_tiles = sum(x.length for x in examples), sum(x.tiles for x in examples)
+        if used > length or used_tiles > tiles:
+            raise RecordError(
+                f"{used} tokens and {used_tiles} picture tiles do not fit a row of {length} tokens, {tiles} tiles",
+                "too_long",
+            )
+        _lay_out(batch, row, examples, images.tokens)
+    return batch
+
+
+def _lay_out(batch: Batch, row: int, examples: Sequence[Example], image_tokens: int) -> None:
+    """Writes the examples of a row into the batch."""
+    start = tile = 0
+    for segment, example in enumerate(examples, 1):
+        place = row, slice(start, start + example.length)
+        for name in ("tokens", "targets", "positions", "branch_ids"):
+            getattr(batch, name)[place] = getattr(example, name)
+        batch.segment_ids[place] = segment
+        index = example.image_index
+        batch.image_index[place] = np.where(index >= 0, index + tile * image_tokens, index)
+        start += example.length
+        for picture in example.pictures:
+            if not isinstance(picture, Picture):
+                raise ValueError("pictures must be decoded before their row is laid out")
+            batch.pixels[row, tile : tile + picture.tiles] = picture.pixels
+            tile += picture.tiles
 
 
 def plan_rows(lengths: Sequence[int], tiles: Sequence[int], length: int, row_tiles: int) -> list[list[int]]:

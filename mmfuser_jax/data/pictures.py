@@ -10,6 +10,7 @@ from PIL import Image
 from mmfuser_jax.data.anyres import image_slots, tile_grid
 from mmfuser_jax.data.images import fit_image, fit_tiles, open_image, upright_size
 from mmfuser_jax.data.records import ImageFile
+from mmfuser_jax.data.resize import Resize, exact_resize, fast_resize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +72,8 @@ class ImageFormat:
         """uint8[0, size, size, 3]: the pixels of no picture."""
         return np.zeros((0, self.size, self.size, 3), np.uint8)
 
-    def picture(self, image: Image.Image) -> Picture:
-        """The picture brought to size; any mode.
+    def picture(self, image: Image.Image, resize: Resize = exact_resize) -> Picture:
+        """The picture brought to size; any mode. `resize` as in `images.fit_image`.
 
         Raises:
           ValueError: it cannot be, see `images.fit_image`.
@@ -80,7 +81,7 @@ class ImageFormat:
         if self.aspect == "anyres":
             pixels = fit_tiles(image, self.size, self.grid_pinpoints)
         else:
-            pixels = fit_image(image, self.aspect, self.size, self.mean)[None]
+            pixels = fit_image(image, self.aspect, self.size, self.mean, resize)[None]
         return Picture(pixels, self.slots(image.size, len(pixels)))
 
     def outline(self, file: ImageFile) -> Outline:
@@ -97,12 +98,12 @@ class ImageFormat:
         return Outline(file, tiles, self.slots(size, tiles))
 
     def decode(self, outline: Outline) -> Picture:
-        """The picture of an outline.
+        """The picture of an outline, resized by the fast way.
 
         Raises:
           RecordError: it cannot be read or brought to size.
         """
-        return self.picture(open_image(outline.file))
+        return self.picture(open_image(outline.file), fast_resize)
 
     def slots(self, size: tuple[int, int], tiles: int) -> np.ndarray:
         """Order of the image tokens, int32[k], of a picture of (width, height) cut into `tiles`.

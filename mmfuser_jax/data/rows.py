@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import grain
-import jax
 import numpy as np
 
 from mmfuser_jax.data.conversation import encode_pieces, get_template, render
-from mmfuser_jax.data.packing import Example, branch, pack_row, truncate
+from mmfuser_jax.data.packing import Example, branch, pack_rows, truncate
 from mmfuser_jax.data.pictures import ImageFormat, Outline, Picture
 from mmfuser_jax.data.records import Record, RecordError
 from mmfuser_jax.data.sources import Source
@@ -161,7 +160,7 @@ class Assemble(grain.transforms.Map):
             rejected += [x for x in outcomes if isinstance(x, Rejected)]
             rows.append([x for x in outcomes if isinstance(x, Example)])
         fmt = self._format
-        batch = stack_rows([pack_row(row, self._length(rows), fmt.tiles, fmt.images) for row in rows])
+        batch = pack_rows(rows, self._length(rows), fmt.tiles, fmt.images)
         seen = len(drawn) + sum(len(row.rejected) for row in element)
         return batch, Report(seen, sum(x.truncated for x in drawn), tuple(rejected))
 
@@ -181,14 +180,11 @@ class Assemble(grain.transforms.Map):
 
     def _picture(self, outline: Outline, rng: np.random.Generator) -> Picture:
         picture = self._format.images.decode(outline)
+        if self._augmentation == Augmentation():
+            return picture
         tiles = [self._augmentation(tile, rng) for tile in picture.pixels]
         return dataclasses.replace(picture, pixels=np.stack(tiles))
 
     def __getstate__(self) -> dict[str, Any]:
         """A worker process makes its own threads."""
         return self.__dict__ | {"_pool": None}
-
-
-def stack_rows(rows: Sequence[Batch]) -> Batch:
-    """Rows → a batch with the leading axis B."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)

@@ -210,13 +210,13 @@ def count_records(path: Path) -> int:
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"{path}: no such file")
-    reader = ArrayRecordReader(str(path))
     try:
-        if not reader.ok():
-            raise OSError(f"{path}: not an ArrayRecord file, or cut off")
-        return reader.num_records()
-    finally:
-        reader.close()
+        reader = ArrayRecordReader(str(path))
+        if reader.ok():
+            return reader.num_records()
+    except (ValueError, RuntimeError):
+        pass
+    raise OSError(f"{path}: not an ArrayRecord file, or cut off")
 
 
 def open_dataset(folder: Path, split: str) -> ArrayRecords:
