@@ -66,7 +66,7 @@ def stage(
             "template": "v1",
             "conversations": 1,
             "grouping": "packed",  # or "length", as LLaVA's group_by_modality_length
-            "window": 512,  # examples packed together
+            "window": 1024,  # examples packed together
             "length": 2048,
             "tiles": 4,  # pictures of a row, or tiles of pictures that are cut
             "shift": 0,

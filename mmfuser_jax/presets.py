@@ -51,6 +51,21 @@ def easy_vqa(vocab_size: int) -> VlmConfig:
     )
 
 
+def small(vocab_size: int) -> VlmConfig:
+    """For MMInstruct-shaped pictures on a laptop: 168×168 pixels, 144 patches, 3M parameters at 4,096 tokens."""
+    return VlmConfig(
+        vision=ClipVitConfig(
+            width=128, depth=6, heads=4, mlp_width=512, image_size=168, patch_size=14, scan_layers=True
+        ),
+        llm=LlamaConfig(
+            vocab_size=vocab_size, width=128, depth=3, heads=4, kv_heads=4, mlp_width=384, scan_layers=True
+        ),
+        fuser=FuserConfig(key_layers=(1, 2, 3, 4), heads=4, points=4),
+        image_mean=(0.5, 0.5, 0.5),
+        image_std=(0.5, 0.5, 0.5),
+    )
+
+
 PRESETS: dict[str, Callable[[], VlmConfig]] = {
     "tiny": tiny,
     "tiny_llava": lambda: dataclasses.replace(tiny(), fuser=None),

@@ -25,15 +25,15 @@ def test_module_imports(name):
 
 
 LAYERS = (
-    {"types", "cli", "files", "hub", "layout", "compilation"},
+    {"types", "cli", "files", "processes", "hub", "layout", "compilation"},
     {"ops", "sharding", "checkpoint"},
-    {"models", "data"},
-    {"presets", "model_folder"},
+    {"models", "data", "synthetic"},
+    {"presets", "model_folder", "prepare"},
     {"generate", "train"},
     {"convert"},
     {"facade"},
     {"evaluate", "serve"},
-    {"jobs"},
+    {"jobs", "bench"},
 )
 
 

@@ -1,5 +1,6 @@
 """The table of trained parameters, the optimizers, the step, and runs of the loop."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -10,14 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 
 from configs import common, easy_vqa, smoke
 from mmfuser_jax import presets, sharding
+from mmfuser_jax.data.records import RecordError
+from mmfuser_jax.data.sources import open_source
+from mmfuser_jax.data.tokenizer import train_word_tokenizer
 from mmfuser_jax.models import VLM
 from mmfuser_jax.models.params import abstract_params, init_params
 from mmfuser_jax.train import train
-from mmfuser_jax.train.config import ConfigError, flatten_config, parse_run
-from mmfuser_jax.train.loop import TrainingError
+from mmfuser_jax.train.config import ConfigError, check_unchanged, flatten_config, parse_run
+from mmfuser_jax.train.errors import TrainingError
 from mmfuser_jax.train.metrics import read_metrics
 from mmfuser_jax.train.optim import (
     OptimizerConfig,
@@ -28,6 +33,7 @@ from mmfuser_jax.train.optim import (
     learning_rates,
     make_optimizer,
 )
+from mmfuser_jax.train.stage_data import StageData
 from mmfuser_jax.train.state import abstract_state, init_state, initial_params
 from mmfuser_jax.train.step import make_train_step
 from tests.helpers import random_batch, random_params
@@ -194,6 +200,59 @@ def test_the_encoder_stage_leaves_the_fuser_alone_and_bypassing_it_changes_nothi
     config["stages"]["encoder"]["fuser"] = True
     through = train(config, tmp_path / "b")
     chex.assert_trees_all_close(bypassed.params, through.params, atol=1e-5)
+
+
+def test_a_position_counted_in_other_data_is_refused(tmp_path):
+    """Other workers or another number of records are one line; other weights of a mixture are nobody's mistake."""
+    config = tiny_run().to_dict()
+    run = parse_run(config)
+    tokenizer = train_word_tokenizer(["USER: ASSISTANT:"], tmp_path)
+
+    def data(run):
+        return contextlib.closing(StageData(run, run.stages[0], tokenizer, open_source))
+
+    with data(run) as before, data(dataclasses.replace(run, workers=1)) as after:
+        meta = {**before.meta(), "counts": {"seen": 40, "truncated": 0, "rejected": 3}}
+        before.resume(meta)
+        assert before.tally.counts["rejected"] == 3
+        with pytest.raises(TrainingError, match=r"position in the data, which has changed \(workers: 0 → 1\)"):
+            after.resume(meta)
+        meta["data"] = {**meta["data"], "sources": {"data": [3000, "a", "b"]}}
+        with pytest.raises(TrainingError, match="sources"):
+            before.resume(meta)
+    changed = json.loads(json.dumps(config))
+    changed["stages"]["finetune"]["sources"]["data"]["weight"] = 2.0
+    check_unchanged(config, changed, tmp_path)
+    changed["stages"]["finetune"]["sources"]["data"]["split"] = "test"
+    with pytest.raises(ConfigError, match=r"sources\.data\.split: 'train' → 'test'"):
+        check_unchanged(config, changed, tmp_path)
+
+
+def test_bad_records_end_a_run_only_where_they_are_many(tmp_path):
+    """Of 40 rows two have no picture: counted in every logged row, and too many for a run that allows none."""
+    rows = []
+    for i in range(40):
+        if i not in (3, 30):
+            Image.new("RGB", (40, 30), (6 * i, 0, 0)).save(tmp_path / f"{i}.png")
+        turns = [{"from": "human", "value": "<image>\nwhat?"}, {"from": "gpt", "value": f"red {i % 5}"}]
+        rows.append(json.dumps({"id": f"row{i}", "image": f"{i}.png", "conversations": turns}))
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    config = tiny_run(steps=12)
+    config.stage_order = ("finetune",)
+    for stage in config.stages.values():
+        stage.sources = {"data": common.source(str(tmp_path / "rows.jsonl"))}
+        stage.validation.source = ""
+    train(config.to_dict(), tmp_path / "run")
+    last = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert last["rejected"] >= 2
+    assert last["seen"] > 40
+    config.max_bad_fraction = 0.0
+    with pytest.raises(RecordError, match=r"could not be used, .*\.png: no such picture"):
+        train(config.to_dict(), tmp_path / "strict")
+    config.stages.finetune.sources["data"].image_folder = str(tmp_path / "run")
+    with pytest.raises(ValueError, match="image"):
+        train(config.to_dict(), tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_another_config_in_the_same_workdir_is_refused(tmp_path):

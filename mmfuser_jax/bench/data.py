@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import resource
@@ -20,11 +21,11 @@ from mmfuser_jax.data.pipeline import Loading, Weighted, make_loader
 from mmfuser_jax.data.records import usable
 from mmfuser_jax.data.rows import RowFormat
 from mmfuser_jax.data.sources import Source, SourceSpec, open_source
-from mmfuser_jax.data.tokenizer import Tokenizer, train_bpe_tokenizer
+from mmfuser_jax.data.tokenizer import Tokenizer, load_tokenizer, train_bpe_tokenizer
 from mmfuser_jax.prepare.build import build
 from mmfuser_jax.prepare.plan import Options
 from mmfuser_jax.synthetic.generate import generate
-from mmfuser_jax.types import CLIP_MEAN
+from mmfuser_jax.types import CLIP_MEAN, Batch
 
 IMAGE_SIZE, PATCH = 336, 14
 LENGTH, TILES, BATCH = 2048, 4, 4
@@ -48,7 +49,7 @@ def run(rows: int = 2000) -> list[BenchRow]:
         return [
             *_speed(folder / "set", source, small, tokenizer),
             *_fill(source, tokenizer),
-            *_many_rows(folder),
+            *_many_rows(folder, tokenizer),
         ]
 
 
@@ -56,8 +57,8 @@ def _images(patch: int = PATCH) -> ImageFormat:
     return ImageFormat("pad", IMAGE_SIZE, CLIP_MEAN, tokens=(IMAGE_SIZE // patch) ** 2)
 
 
-def _loader(source: Source, tokenizer: Tokenizer, loading: Loading, images: ImageFormat) -> Any:
-    row = RowFormat("v1", images, length=LENGTH, tiles=TILES if images.tokens > 300 else 4 * TILES)
+def _loader(source: Source, tokenizer: Tokenizer, loading: Loading) -> Any:
+    row = RowFormat("v1", _images(), length=LENGTH, tiles=TILES)
     return iter(make_loader({"data": Weighted(source)}, tokenizer, row, loading, seed=0))
 
 
@@ -71,7 +72,7 @@ def _speed(folder: Path, source: Source, small: Source, tokenizer: Tokenizer) ->
     del peer, dataset
     loading = Loading(BATCH, workers=WORKERS, threads=1)
     for name, records in (("JSON and picture files", source), (f"build with pictures of {IMAGE_SIZE} pixels", small)):
-        stream = _loader(records, tokenizer, loading, _images())
+        stream = _loader(records, tokenizer, loading)
         ours, our_memory = _samples_per_second(stream, lambda batch: batch[1].seen)
         stream.close()
         name_of_peer = "torch DataLoader on the JSON and picture files"
@@ -97,19 +98,30 @@ def _resident(pid: int | None) -> float:
 
 
 def _fill(source: Source, tokenizer: Tokenizer) -> Iterator[BenchRow]:
-    """Share of slots with a token; pictures are not decoded for it, only counted."""
-    for patch, kind in ((14, "576 image tokens"), (28, "144 image tokens")):
-        images = _images(patch)
+    """Share of slots with a token."""
+    for patch, length in ((28, 2048), (14, 2048), (14, 4096)):
+        images = dataclasses.replace(_images(patch), size=PATCH)  # as many tokens, but few pixels to make
+        row = RowFormat("v1", images, length=length, tiles=32)
         shares = []
-        for loading in (Loading(BATCH, workers=0), Loading(16, "length", workers=0)):
-            stream = _loader(source, tokenizer, loading, images)
-            filled = [batch.segment_ids > 0 for batch, _ in (next(stream) for _ in range(40))]
-            stream.close()
+        for loading in (Loading(1), Loading(16, "length")):
+            filled = [batch.segment_ids > 0 for batch in _epoch(source, tokenizer, row, loading)]
             shares.append(100 * sum(x.sum() for x in filled) / sum(x.size for x in filled))
-        yield BenchRow(f"slots in use, {kind}", shares[0], shares[1], "%", "length grouping", f"rows of {LENGTH}")
+        name = f"slots in use, pictures of {images.tokens} tokens"
+        yield BenchRow(name, shares[0], shares[1], "%", "length grouping", f"rows of {length}")
 
 
-def _many_rows(folder: Path) -> Iterator[BenchRow]:
+def _epoch(source: Source, tokenizer: Tokenizer, row: RowFormat, loading: Loading) -> Iterator[Batch]:
+    """Batches of one epoch."""
+    stream = iter(make_loader({"data": Weighted(source)}, tokenizer, row, loading, seed=0))
+    seen = 0
+    while seen < len(source):
+        batch, report = next(stream)
+        seen += report.seen
+        yield batch
+    stream.close()
+
+
+def _many_rows(folder: Path, tokenizer: Tokenizer) -> Iterator[BenchRow]:
     """A source of as many rows as MMInstruct has instructions."""
     path = folder / "many.json"
     text = "What is written on the sign beside the door of the shop? Answer with a word or a short phrase. " * 4
@@ -118,16 +130,27 @@ def _many_rows(folder: Path) -> Iterator[BenchRow]:
             turns = [{"from": "human", "value": text}, {"from": "gpt", "value": f"sign {index}"}]
             file.write(("[" if index == 0 else ",\n") + json.dumps({"id": index, "conversations": turns}))
         file.write("]")
-    ours, theirs = (_in_a_process(function, path) for function in (_open_index, _open_whole))
-    name = f"{MANY_ROWS:,} rows of .json ({path.stat().st_size / 1e9:.1f} GB)"
-    yield BenchRow(f"first record of {name}", ours[0], theirs[0], "s", "json.load, as LLaVA", "file cached")
-    yield BenchRow(f"memory for {name}", ours[1], theirs[1], "MB", "json.load, as LLaVA", "peak above the imports")
-    yield BenchRow(f"memory after 200,000 of {name}", ours[2], theirs[2], "MB", "json.load, as LLaVA", "the same")
+    ours = _in_a_process(_open_index, path, tokenizer.folder)
+    theirs = _in_a_process(_open_whole, path)
+    name, peer = f"{MANY_ROWS:,} rows of .json", "json.load, as LLaVA"
+    size = f"a file of {path.stat().st_size / 1e9:.1f} GB, cached"
+    yield BenchRow(f"first batch of {name}", ours.first, theirs.first, "s", "the first row after json.load", size)
+    yield BenchRow(f"memory with {name}", ours.opened, theirs.opened, "MB", peer, "peak above the imports")
+    yield BenchRow(f"after reading 200,000 of {name}", ours.read, theirs.read, "MB", peer, "the same")
 
 
-def _in_a_process(function: Callable[[Path], tuple[float, float, float]], path: Path) -> tuple[float, float, float]:
+@dataclasses.dataclass(frozen=True)
+class _Opened:
+    """Seconds to the first batch, and peak memory in MB after it and after many rows, above what the imports took."""
+
+    first: float
+    opened: float
+    read: float
+
+
+def _in_a_process(function: Callable[..., _Opened], *args: Path) -> _Opened:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, (path,))
+        return pool.apply(function, args)
 
 
 def _peak() -> float:
@@ -136,19 +159,22 @@ def _peak() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1e3
 
 
-def _open_index(path: Path) -> tuple[float, float, float]:
+def _open_index(path: Path, tokenizer: Path) -> _Opened:
+    words = load_tokenizer(tokenizer)
     before, started = _peak(), time.perf_counter()
     source = JsonRows(path, path.parent)
-    source[len(source) // 2]
-    seconds, memory = time.perf_counter() - started, _peak() - before
+    stream = _loader(source, words, Loading(BATCH))
+    next(stream)
+    seconds, opened = time.perf_counter() - started, _peak() - before
+    stream.close()
     for index in np.random.default_rng(0).permutation(len(source))[:200_000]:
         source[int(index)]
-    return seconds, memory, _peak() - before
+    return _Opened(seconds, opened, _peak() - before)
 
 
-def _open_whole(path: Path) -> tuple[float, float, float]:
+def _open_whole(path: Path) -> _Opened:
     before, started = _peak(), time.perf_counter()
     rows = json.loads(path.read_bytes())
     rows[len(rows) // 2]["conversations"]
-    memory = _peak() - before
-    return time.perf_counter() - started, memory, memory
+    seconds = time.perf_counter() - started
+    return _Opened(seconds, _peak() - before, _peak() - before)

@@ -25,7 +25,7 @@ class LlavaDataset(torch.utils.data.Dataset):
 
     def __init__(self, files: Sequence[Path], image_folder: Path, tokenizer: Path, image_size: int) -> None:
         """`tokenizer` is a tokenizer.json."""
-        self.rows = [json.loads(line) for file in files for line in file.open()]
+        self.rows = [json.loads(line) for file in files for line in file.read_text("utf-8").splitlines()]
         self._folder = image_folder
         self._tokenizer = PreTrainedTokenizerFast(
             tokenizer_file=str(tokenizer), bos_token="<s>", eos_token="</s>", unk_token="<unk>"

@@ -164,11 +164,11 @@ def _fit_padded(image: Image.Image, size: int, color: tuple[int, ...], resize: R
     if image.width < image.height:
         canvas = Image.new("RGB", (last - first, side), color)
         canvas.paste(image, (before - first, 0))
-        shown, place = resize(canvas, (end - begin, size), (low, 0, high, side)), (begin, 0)
+        shown, place = resize(canvas, (end - begin, size), (low, 0.0, high, float(side))), (begin, 0)
     else:
         canvas = Image.new("RGB", (side, last - first), color)
         canvas.paste(image, (0, before - first))
-        shown, place = resize(canvas, (size, end - begin), (0, low, side, high)), (0, begin)
+        shown, place = resize(canvas, (size, end - begin), (0.0, low, float(side), high)), (0, begin)
     square = Image.new("RGB", (size, size), color)
     square.paste(shown, place)
     return square

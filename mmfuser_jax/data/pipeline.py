@@ -16,6 +16,7 @@ from mmfuser_jax.data.rows import Assemble, Augmentation, Drawn, Encode, Rejecte
 from mmfuser_jax.data.sources import Source
 from mmfuser_jax.data.tokenizer import Tokenizer
 from mmfuser_jax.data.windows import PackedRows
+from mmfuser_jax.processes import end_with_parent
 
 GROUPINGS = ("packed", "length")
 BUCKET = 64
@@ -50,7 +51,7 @@ class Loading:
 
     batch_size: int
     grouping: str = "packed"
-    window: int = 512
+    window: int = 1024
     workers: int = 0
     threads: int = 4
 
@@ -129,7 +130,12 @@ def make_loader(
         return grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=READY)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain reads a flag of its own; scripts and notebooks without absl parse none
-    return batches.mp_prefetch(grain.MultiprocessingOptions(loading.workers, per_worker_buffer_size=READY))
+    options = grain.MultiprocessingOptions(loading.workers, per_worker_buffer_size=READY)
+    return batches.mp_prefetch(options, worker_init_fn=_begin_worker)
+
+
+def _begin_worker(index: int, count: int) -> None:
+    end_with_parent()
 
 
 def fingerprint(sources: Mapping[str, Weighted], loading: Loading, process_count: int) -> dict[str, Any]:

@@ -159,7 +159,8 @@ def parse_run(config: Mapping[str, Any]) -> RunConfig:
         stages=stages,
         text_sources=texts,
         test=test if test.source else None,
-        **{name: config[name] for name in names})
+        **{name: config[name] for name in names},
+    )
 
 
 def _parse_stages(config: Mapping[str, Any], model: VlmConfig) -> tuple[Stage, ...]:
