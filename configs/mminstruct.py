@@ -4,7 +4,8 @@
     python launch/data.py build --source=data/world --out=data/built --name=mminstruct/world --workers=2
     python launch/train.py --config=configs/mminstruct.py:data/built/mminstruct/world --workdir=runs/world
 
-The argument is any source (see the README's "Data"); MMInstruct as released or a build of it will do as well.
+The argument is any source (see the README's "Data"), a build of MMInstruct as well. For one without a validation split,
+such as the rows as released, add --config.stages.instruct.validation.source="".
 """
 
 from __future__ import annotations

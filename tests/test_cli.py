@@ -45,7 +45,12 @@ def launch(script, *args):
             "config.dtype='int7' is not one of",
         ),
         (
-            ["train", "--config=configs/smoke.py", "--workdir={tmp}", "--config.stages.encoder.sources.data.source=coco"],
+            [
+                "train",
+                "--config=configs/smoke.py",
+                "--workdir={tmp}",
+                "--config.stages.encoder.sources.data.source=coco",
+            ],
             1,
             "coco",
         ),

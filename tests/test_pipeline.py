@@ -1,8 +1,10 @@
 """The stream of batches: exact epochs, mixtures, workers, resuming, bad records, length grouping."""
 
 import collections
+import io
 import json
 import logging
+import warnings
 
 import grain
 import numpy as np
@@ -21,6 +23,14 @@ from mmfuser_jax.data.tokenizer import train_word_tokenizer
 
 IMAGES = ImageFormat("square", 16, (0.5, 0.5, 0.5), tokens=4)
 ROW = RowFormat("short", IMAGES, length=40, tiles=3)
+TILED = RowFormat(
+    "short",
+    ImageFormat(
+        "anyres", 16, (0.5,) * 3, tokens=16, grid_pinpoints=((32, 16), (16, 32), (32, 32)), tile_merge="spatial_unpad"
+    ),
+    length=200,
+    tiles=6,
+)
 KINDS = ("photo", "text")
 
 
@@ -171,10 +181,24 @@ def test_mixtures_keep_their_weights_on_every_host_and_after_a_change(pictures, 
     after = names([next(changed) for _ in range(40)], words)
     changed.close()
     assert share(after) == pytest.approx(0.75, abs=0.05)
-    first = [name for name in before if name.startswith("text")]
-    later = [name for name in after if name.startswith("text")]
-    assert len(set(first[:15])) == 15  # half of the texts are this host's: its epoch
-    assert set(first) & set(later)
+
+
+def test_a_window_is_finished_with_the_weights_it_was_begun_with(pictures, words):
+    """Resumed with other weights in the middle of a window, no record is seen twice in an epoch and none is lost."""
+
+    def stream(weight):
+        return iter(loader({"a": photos(pictures), "b": Weighted(texts(60), weight)}, words, Loading(1, window=40)))
+
+    straight, stopped, changed = stream(1.0), stream(1.0), stream(4.0)
+    begun = names([next(straight) for _ in range(25)], words)
+    seen = names([next(stopped) for _ in range(3)], words)
+    changed.set_state(json.loads(json.dumps(stopped.get_state())))
+    seen += names([next(changed) for _ in range(40)], words)
+    for iterator in (straight, stopped, changed):
+        iterator.close()
+    assert seen[:40] == begun[:40]
+    assert len(set(seen[:80])) == 80
+    assert sum(name.startswith("text") for name in seen[40:80]) == 32  # the next window has the new weights
 
 
 def test_the_split_into_processes_comes_before_mixing(pictures, words):
@@ -233,10 +257,63 @@ def test_bad_records_are_counted_logged_once_and_capped(pictures, words, tmp_pat
     assert sum("truncated.jpg" in message for message in caplog.messages) == 1
     assert tally.counts["rejected"] == sum(len(report.rejected) for _, report in batches)
     assert tally.counts["seen"] == sum(report.seen for _, report in batches)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "mmfuser_jax"):  # the same id in two files
+        Tally(1.0).add(Report(2, 0, (Rejected("row 0", "bad_json", "a:0"), Rejected("row 0", "bad_json", "b:0"))))
+    assert len(caplog.messages) == 2
     with pytest.raises(RecordError, match=r"11 of 11 records could not be used, more than max_bad_fraction=0\.01"):
         Tally(0.01).add(Report(11, 0, (Rejected("a", "bad_image", "a: broken"),) * 11))
     with pytest.raises(RecordError, match="1 of 5"):
         Tally(0.0).add(Report(5, 0, (Rejected("a", "bad_image", "a: broken"),)))
+
+
+def test_damaged_pictures_are_never_more_than_refused(words, tmp_path, rng):
+    """Whatever bytes are wrong in whatever format: a record is used or refused, and nothing else happens."""
+    formats = {
+        "JPEG": {},
+        "PNG": {},
+        "GIF": {},
+        "WEBP": {},
+        "TIFF": {},
+        "BMP": {},
+        "AVIF": {},
+        "JPEG2000": {},
+        "PPM": {},
+    }
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turns = (Turn("human", "<image>\nso"), Turn("gpt", "very long"))
+    outcomes = collections.Counter()
+    for name in formats:
+        file = io.BytesIO()
+        keeps_exif = {"exif": exif} if name in ("JPEG", "PNG", "WEBP", "TIFF") else {}
+        Image.effect_noise((40, 24), 80).convert("RGB").save(file, name, **keeps_exif)
+        for _ in range(25):
+            content = bytearray(file.getvalue())
+            for place in rng.integers(0, len(content), 6):
+                content[place] = rng.integers(0, 256)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow warns of some damage
+                item = Encode(InMemory([Record("r", (bytes(content),), (turns,))]), words, TILED, 1).random_map(0, rng)
+                if isinstance(item, Rejected):
+                    outcomes[item.reason] += 1
+                    continue
+                _, report = Assemble(TILED, Augmentation(), 1).map([Row((item,))])
+                outcomes["used" if not report.rejected else report.rejected[0].reason] += 1
+    assert outcomes["used"] > 20
+    assert outcomes["bad_image"] > 20
+    assert set(outcomes) <= {"used", "bad_image", "image_size", "too_long"}
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_outlines_of_turned_pictures_are_those_of_what_is_decoded(name, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.new("RGB", (60, 24), (9, 9, 9)).save(file, name, exif=exif)
+    outline = TILED.images.outline(file.getvalue())
+    assert outline.tiles == TILED.images.decode(outline).tiles  # decode compares the slots itself
 
 
 def test_an_empty_row_where_a_picture_broke_off(words, tmp_path):
@@ -281,6 +358,14 @@ def test_length_grouping_keeps_modalities_and_lengths_together():
     assert np.mean(pure) > 0.8
     assert sum(pure) >= len(pure) - 2 * 3  # but for what was left over of both, at most two batches an epoch
     assert all(np.all(np.diff(np.abs(lengths[b])) <= 0) for b, alone in zip(batches, pure, strict=True) if alone)
+
+
+def test_grouped_batches_of_workers_are_of_one_modality_too(pictures, words):
+    source = InMemory([*photos(pictures), *texts(60)])
+    row = RowFormat("short", IMAGES, length=200, tiles=1)
+    dataset = make_loader({"data": Weighted(source)}, words, row, Loading(4, "length", workers=2), seed=0)
+    kinds = [{name[:4] for name in names([batch], words)} for batch in take(dataset, 30)]
+    assert sum(len(kind) == 1 for kind in kinds) >= 26  # at most two of the two workers' batches an epoch are mixed
 
 
 def test_grouped_batches_are_as_long_as_their_longest(pictures, words):

@@ -13,7 +13,13 @@ import orbax.checkpoint as ocp
 from tests.conftest import ROOT
 
 WALL_CLOCK = {"data_seconds", "tokens_per_second", "step_seconds", "elapsed_seconds"}
-COMMAND = [sys.executable, str(ROOT / "launch" / "train.py"), "--config=configs/smoke.py", "--config.test.source="]
+COMMAND = [
+    sys.executable,
+    str(ROOT / "launch" / "train.py"),
+    "--config=configs/smoke.py",
+    "--config.test.source=",
+    "--config.workers=1",
+]
 
 
 def environment():

@@ -204,7 +204,7 @@ def test_the_encoder_stage_leaves_the_fuser_alone_and_bypassing_it_changes_nothi
 
 def test_a_position_counted_in_other_data_is_refused(tmp_path):
     """Other workers or another number of records are one line; other weights of a mixture are nobody's mistake."""
-    config = tiny_run().to_dict()
+    config = json.loads(json.dumps(tiny_run().to_dict()))
     run = parse_run(config)
     tokenizer = train_word_tokenizer(["USER: ASSISTANT:"], tmp_path)
 
@@ -251,6 +251,10 @@ def test_bad_records_end_a_run_only_where_they_are_many(tmp_path):
         train(config.to_dict(), tmp_path / "strict")
     config.stages.finetune.sources["data"].image_folder = str(tmp_path / "run")
     with pytest.raises(ValueError, match="image"):
+        train(config.to_dict(), tmp_path / "wrong")
+    config.stages.finetune.sources["data"].image_folder = ""
+    config.workers = 50
+    with pytest.raises(ValueError, match="source data: 40 records cannot be split into 50 shares"):
         train(config.to_dict(), tmp_path / "wrong")
     assert not (tmp_path / "wrong").exists()
 

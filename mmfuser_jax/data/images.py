@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import struct
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -18,6 +18,14 @@ from mmfuser_jax.types import CLIP_MEAN, CLIP_STD
 
 MAX_PIXELS = 64_000_000
 ASPECTS = ("pad", "square", "anyres")
+Image.init()
+FORMATS = tuple(
+    name
+    for name in ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+    if name in Image.OPEN  # a build of Pillow may lack some
+)
+"""What is opened. Pillow knows more, some of which start other programs."""
+PLACE_IN_MEMORY = re.compile(r" <_io[^>]*>")
 FILTER = Image.Resampling.BICUBIC
 """CLIP's filter; of tiles LLaVA leaves it to Pillow, whose default is the same."""
 FILTER_SUPPORT = 2
@@ -51,7 +59,8 @@ def upright_size(file: ImageFile | str) -> tuple[int, int]:
       RecordError: as `open_image`; damage behind the header goes unnoticed.
     """
     with opened(file) as image:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        # Of a TIFF, Pillow gives the upright size already.
+        turned = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
         return image.size[::-1] if turned else image.size
 
 
@@ -64,7 +73,7 @@ def opened(file: ImageFile | str) -> Iterator[Image.Image]:
     """
     name = f"a picture of {len(file):,} bytes" if isinstance(file, bytes) else str(file)
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width}x{image.height}")
             yield image
@@ -72,8 +81,9 @@ def opened(file: ImageFile | str) -> Iterator[Image.Image]:
         raise RecordError(f"{name}: no such picture", "missing_image") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise RecordError(f"{name}: more than {MAX_PIXELS:,} pixels ({error})", "image_size") from None
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        raise RecordError(f"{name}: not a readable picture ({error})", "bad_image") from None
+    except Exception as error:  # decoders meet broken files with any error there is
+        detail = PLACE_IN_MEMORY.sub("", str(error)) or type(error).__name__
+        raise RecordError(f"{name}: not a readable picture ({detail})", "bad_image") from None
 
 
 def fit_image(

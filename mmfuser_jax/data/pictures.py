@@ -9,7 +9,7 @@ from PIL import Image
 
 from mmfuser_jax.data.anyres import image_slots, tile_grid
 from mmfuser_jax.data.images import fit_image, fit_tiles, open_image, upright_size
-from mmfuser_jax.data.records import ImageFile
+from mmfuser_jax.data.records import ImageFile, RecordError
 from mmfuser_jax.data.resize import Resize, exact_resize, fast_resize
 
 
@@ -67,16 +67,11 @@ class ImageFormat:
     grid_pinpoints: tuple[tuple[int, int], ...] = ()
     tile_merge: str = "flat"
 
-    @property
-    def no_pixels(self) -> np.ndarray:
-        """uint8[0, size, size, 3]: the pixels of no picture."""
-        return np.zeros((0, self.size, self.size, 3), np.uint8)
-
     def picture(self, image: Image.Image, resize: Resize = exact_resize) -> Picture:
         """The picture brought to size; any mode. `resize` as in `images.fit_image`.
 
         Raises:
-          ValueError: it cannot be, see `images.fit_image`.
+          ValueError: it cannot be, see `images.fit_image`; a RecordError where that is the picture's fault.
         """
         if self.aspect == "anyres":
             pixels = fit_tiles(image, self.size, self.grid_pinpoints)
@@ -101,9 +96,12 @@ class ImageFormat:
         """The picture of an outline, resized by the fast way.
 
         Raises:
-          RecordError: it cannot be read or brought to size.
+          RecordError: it cannot be read or brought to size, or does not fit its outline.
         """
-        return self.picture(open_image(outline.file), fast_resize)
+        picture = self.picture(open_image(outline.file), fast_resize)
+        if picture.tiles != outline.tiles or not np.array_equal(picture.slots, outline.slots):
+            raise RecordError("the picture is of another size than its header said, or has changed", "bad_image")
+        return picture
 
     def slots(self, size: tuple[int, int], tiles: int) -> np.ndarray:
         """Order of the image tokens, int32[k], of a picture of (width, height) cut into `tiles`.

@@ -122,6 +122,8 @@ def open_source(spec: SourceSpec) -> Source:
     for kind in KINDS:
         if kind.fits(spec.source):
             return kind.open(spec)
+    if not Path(spec.source).exists() and (os.sep in spec.source or Path(spec.source).suffix):
+        raise FileNotFoundError(f"no such file or folder: {spec.source}")
     understood = "; ".join(kind.what for kind in KINDS[1:])
     raise ValueError(f"no data source {spec.source!r}; there are {', '.join(SOURCES)}; {understood}")
 
@@ -285,7 +287,11 @@ KINDS: tuple[Kind, ...] = (
         lambda source: ".array_record" in Path(source).name and not Path(source).is_dir(),
         _open_array_records,
     ),
-    Kind("a TFDS dataset's folder", _holds("features.json", "*/features.json", "*/*/features.json"), _open_tfds_folder),
+    Kind(
+        "a TFDS dataset's folder",
+        _holds("features.json", "*/features.json", "*/*/features.json", "*/*/*/features.json"),
+        _open_tfds_folder,
+    ),
     Kind("a folder written by save_to_disk", _holds("state.json", "dataset_dict.json"), _open_saved),
     Kind("a folder of parquet files", _holds("*.parquet", "data/*.parquet"), _open_parquet),
     Kind(

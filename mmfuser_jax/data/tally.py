@@ -37,8 +37,8 @@ class Tally:
         self.counts["truncated"] += report.truncated
         self.counts["rejected"] += len(report.rejected)
         for rejected in report.rejected:
-            if rejected.id not in self._logged:
-                self._logged.add(rejected.id)
+            if rejected.detail not in self._logged:  # ids may be missing, or not unique
+                self._logged.add(rejected.detail)
                 LOG.warning("not used (%s): %s", rejected.reason, rejected.detail)
         bad, seen = self.counts["rejected"], self.counts["seen"]
         if bad > self._limit * max(seen, FEWEST):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import re
 import warnings
 
 from PIL import ExifTags, Image, ImageOps
@@ -86,11 +85,7 @@ def examine(file: ImageFile) -> Facts:
                 if getattr(image, "is_animated", False):
                     notes.add("frames")
         except RecordError as error:
-            raise RecordError(_renamed(error, name), error.reason) from None
-        except Exception as error:  # decoders meet broken files with any error there is
-            raise RecordError(
-                f"{name}: not a readable picture ({type(error).__name__}: {error})", "bad_image"
-            ) from None
+            raise RecordError(f"{name}:{str(error).partition(':')[2]}", error.reason) from None
     if warned:
         notes.add("warning")
     ordered = tuple(note for note in NOTES if note in notes)
@@ -102,8 +97,3 @@ def _decode(image: Image.Image) -> None:
     upright = ImageOps.exif_transpose(image)
     if not upright.mode.startswith("I;16"):
         upright.convert("RGB")
-
-
-def _renamed(error: RecordError, name: str) -> str:
-    """`opened` was given the content: it names its size, and Pillow the place in memory, which differs every time."""
-    return f"{name}:{re.sub(r' <_io[^>]*>', '', str(error).partition(':')[2])}"

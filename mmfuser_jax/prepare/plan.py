@@ -106,7 +106,10 @@ def _held_out(scanned: Scan, share: float) -> np.ndarray:
 
     rows, (contents, content) = len(scanned.rows), np.unique(scanned.pictures["content"], return_inverse=True)
     nodes = rows + len(contents)
-    edges = (np.ones(len(scanned.uses), bool), (scanned.uses["row"], rows + content[scanned.used()]))
+    # Refused rows tie nothing together: all broken pictures have the same content, none.
+    usable = np.isin(scanned.uses["row"], scanned.accepted())
+    shown = scanned.uses["row"][usable], rows + content[scanned.used()][usable]
+    edges = np.ones(len(shown[0]), bool), shown
     count, groups = connected_components(coo_array(edges, shape=(nodes, nodes)), directed=False)
     smallest = np.full(count, np.iinfo("u8").max, "u8")
     np.minimum.at(smallest, groups, np.concatenate([np.full(rows, np.iinfo("u8").max, "u8"), contents]))

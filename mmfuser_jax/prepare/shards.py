@@ -121,10 +121,11 @@ def shrink(content: bytes, max_side: int) -> bytes:
     """
     with Image.open(io.BytesIO(content)) as header:
         width, height = header.size
-        drawing = header.format == "PNG" and max_side > 0 and header.getcolors(FEW_COLORS) is not None
+        png = header.format == "PNG"
     if not max_side or max(width, height) <= max_side:
         return content
     image = open_image(content)
+    drawing = png and image.getcolors(FEW_COLORS) is not None
     scale = max_side / max(image.size)
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), FILTER)
     file = io.BytesIO()

@@ -72,7 +72,7 @@ class Interview:
         truth = bool(self._rng.random() < 0.5)
         said = self._statement(fact, language, fact.answer if truth else pick(self._rng, fact.others))
         question = pick(self._rng, phrases.JUDGEMENTS[language]).format(s=said)
-        return question, pick(self._rng, phrases.VERDICTS[truth][language]), self._skill(fact)
+        return question, phrases.VERDICTS[truth][language], self._skill(fact)
 
     def _choice(self, language: int) -> Exchange:
         fact = self._next(others=3)
@@ -81,8 +81,7 @@ class Interview:
         texts = [both(options[i])[language] for i in order]
         right = order.index(3)
         listing = "\n".join(f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=True))
-        answer = LETTERS[right] if self._rng.random() < 0.8 else f"{LETTERS[right]}. {texts[right]}"
-        return f"{self._question(fact, language)}\n{listing}", answer, self._skill(fact)
+        return f"{self._question(fact, language)}\n{listing}", LETTERS[right], self._skill(fact)
 
     def _long(self, language: int, rounds: int) -> list[Exchange]:
         exchanges = []

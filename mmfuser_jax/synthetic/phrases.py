@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from numpy.random import Generator
@@ -111,9 +112,9 @@ JUDGEMENTS: tuple[tuple[str, ...], tuple[str, ...]] = (
     ),
 )
 
-VERDICTS: dict[bool, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    True: (("Yes", "Yes."), ("是", "是。")),
-    False: (("No", "No."), ("否", "否。")),
+VERDICTS: dict[bool, tuple[str, str]] = {
+    True: ("Yes", "是"),
+    False: ("No", "否"),
 }
 
 JOINTS = (" ", "")
@@ -124,7 +125,14 @@ def fill(text: Text, language: int, slots: Mapping[str, Words], rng: Generator) 
     """One variant of a text in one language, with its braces filled; begins with a capital."""
     variant = pick(rng, text[language].split(" | "))
     words = variant.format_map({name: both(value)[language] for name, value in slots.items()})
-    return words[:1].upper() + words[1:]
+    words = words[:1].upper() + words[1:]
+    return _with_articles(words) if language == 0 else words
+
+
+def _with_articles(text: str) -> str:
+    """An "a" before a vowel becomes "an"; a capital A also names badges, letters and cells, which keep their name."""
+    text = re.sub(r"\ba (?=[aeio])", "an ", text)
+    return re.sub(r"(?:(?<=[.!?] )|^)A (?=[aeio](?!s |n |r |f |t |nd |n?to ))", "An ", text)
 
 
 def join(sentences: Sequence[str], language: int) -> str:

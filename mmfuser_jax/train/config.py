@@ -182,8 +182,8 @@ def _parse_stage(name: str, config: Mapping[str, Any], model: VlmConfig, start: 
     get_template(fields["template"])
     sources, validation = _parse_sources(fields), _parse_source(fields["validation"])
     for source, (_, weight) in sources.items():
-        if not weight > 0:
-            raise ConfigError(f"config.stages.{name}.sources.{source}.weight={weight} must be above 0")
+        if not 0 < weight < math.inf:
+            raise ConfigError(f"config.stages.{name}.sources.{source}.weight={weight} must be above 0, and finite")
     if not sources:
         raise ConfigError(f"config.stages.{name}.sources is empty")
     if fields["grouping"] not in GROUPINGS:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from mmfuser_jax import files, model_folder, sharding
 from mmfuser_jax.checkpoint import Checkpoints
 from mmfuser_jax.data import Tokenizer, load_tokenizer
+from mmfuser_jax.data.pipeline import check_shares
 from mmfuser_jax.data.records import IMAGE_MARKER, usable
 from mmfuser_jax.data.sources import Source, SourceSpec, check_images, open_source
 from mmfuser_jax.data.tokenizer import is_tokenizer_folder, train_bpe_tokenizer, train_word_tokenizer
@@ -29,7 +30,7 @@ from mmfuser_jax.train.config import RunConfig, Stage, check_unchanged, parse_ru
 from mmfuser_jax.train.errors import TrainingError
 from mmfuser_jax.train.metrics import Meter, MetricsWriter, describe
 from mmfuser_jax.train.optim import assign_rules, flatten, learning_rates
-from mmfuser_jax.train.stage_data import StageData
+from mmfuser_jax.train.stage_data import StageData, stage_loading
 from mmfuser_jax.train.state import TrainState, abstract_state, init_state, initial_params
 from mmfuser_jax.train.step import make_train_step
 
@@ -65,8 +66,7 @@ class _Run:
     def __init__(self, config: Mapping[str, Any], workdir: Path) -> None:
         self.started = time.monotonic()
         self.config = parse_run(config)
-        for spec in self.config.sources:
-            self.open(spec)  # what cannot be read should stop a run before it leaves anything behind
+        self._check_data()
         workdir.mkdir(parents=True, exist_ok=True)
         _claim(workdir, config)
         self.mesh = sharding.make_mesh(**self.config.mesh)
@@ -90,6 +90,14 @@ class _Run:
         source = open_source(spec)
         check_images(source)
         return source
+
+    def _check_data(self) -> None:
+        """What cannot be read stops a run before it leaves anything behind, and not after its first stage."""
+        for spec in self.config.sources:
+            self.open(spec)
+        for stage in self.config.stages:
+            counts = {name: len(self.open(spec)) for name, (spec, _) in stage.sources.items()}
+            check_shares(counts, stage_loading(self.config, stage), jax.process_count())
 
     def seconds(self) -> float:
         """Wall-clock trained so far, over all resumed parts."""

@@ -18,6 +18,18 @@ from mmfuser_jax.train.metrics import Meter
 from mmfuser_jax.types import Batch
 
 
+def stage_loading(config: RunConfig, stage: Stage) -> Loading:
+    """How this process loads a stage.
+
+    Raises:
+      TrainingError: the batch cannot be split over the processes.
+    """
+    batch_size, remainder = divmod(stage.batch_size, jax.process_count())
+    if remainder:
+        raise TrainingError(f"stage {stage.name}: batch_size {stage.batch_size} over {jax.process_count()} processes")
+    return Loading(batch_size, stage.grouping, stage.window, config.workers, config.threads)
+
+
 class StageData:
     """Batches of this process.
 
@@ -29,19 +41,10 @@ class StageData:
     def __init__(
         self, config: RunConfig, stage: Stage, tokenizer: Tokenizer, open_source: Callable[[SourceSpec], Source]
     ) -> None:
-        """Opens the sources and starts reading.
-
-        Raises:
-          TrainingError: the batch cannot be split over the processes.
-        """
-        batch_size, remainder = divmod(stage.batch_size, jax.process_count())
-        if remainder:
-            raise TrainingError(
-                f"stage {stage.name}: batch_size {stage.batch_size} over {jax.process_count()} processes"
-            )
+        """Opens the sources and starts reading."""
         self._stage = stage
         sources = {name: Weighted(open_source(spec), weight) for name, (spec, weight) in stage.sources.items()}
-        loading = Loading(batch_size, stage.grouping, stage.window, config.workers, config.threads)
+        loading = stage_loading(config, stage)
         self._fingerprint = fingerprint(sources, loading, jax.process_count())
         self._max_bad_fraction = config.max_bad_fraction
         self.tally = Tally(config.max_bad_fraction)
@@ -81,9 +84,8 @@ class StageData:
           TrainingError: the position was counted in other data, or by another number of processes or workers.
         """
         old, new = flatten_config(meta["data"]), flatten_config(self._fingerprint)
-        changed = [
-            f"{key}: {old.get(key)} → {new.get(key)}" for key in sorted(old | new) if old.get(key) != new.get(key)
-        ]
+        differing = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+        changed = [f"{key}: {str(old.get(key))[:60]} → {str(new.get(key))[:60]}" for key in differing]
         if changed:
             raise TrainingError(
                 f"stage {self._stage.name} cannot go on at its position in the data, which has changed "
