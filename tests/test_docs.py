@@ -27,8 +27,8 @@ def test_module_imports(name):
 LAYERS = (
     {"types", "cli", "files", "processes", "hub", "layout", "compilation"},
     {"ops", "sharding", "checkpoint"},
-    {"models", "data", "synthetic"},
-    {"presets", "model_folder", "prepare"},
+    {"models", "data"},
+    {"presets", "model_folder", "prepare", "synthetic"},
     {"generate", "train"},
     {"convert"},
     {"facade"},
@@ -99,6 +99,7 @@ def test_pictures_of_the_readme_exist():
     pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
     assert len(pictures) >= 3
     assert all((ROOT / picture).exists() for picture in pictures)
+    assert not re.findall(r"^[A-Z_]{6,}$", README, re.MULTILINE), "a placeholder was left"
 
 
 def definitions():

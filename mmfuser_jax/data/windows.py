@@ -102,9 +102,11 @@ class _PackedRowsIterator(grain.DatasetIterator):
         return [next(self._streams[name]) for name, count in shares.items() for _ in range(count)]
 
     def get_state(self) -> dict[str, Any]:
+        """JSON values, a few hundred bytes."""
         return {"window": self._begin, "weights": self._weights, "number": self._number, "emitted": self._emitted}
 
     def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was taken; the window that it stood in is read again."""
         self._begin, self._weights = state["window"], state["weights"]
         self._number, self._emitted = state["number"], state["emitted"]
         for name, stream in self._streams.items():
