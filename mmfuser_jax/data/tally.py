@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from mmfuser_jax.data.records import RecordError
 from mmfuser_jax.data.rows import Report
@@ -47,10 +46,6 @@ class Tally:
                 f"(counted over at least {FEWEST}); the last: {_last(report)}; "
                 "run launch/data.py audit on the source for all of them"
             )
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return dict(self.counts)
 
 
 def _last(report: Report) -> str:

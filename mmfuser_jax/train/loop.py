@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 import json
 import logging
@@ -66,6 +65,7 @@ class _Run:
     def __init__(self, config: Mapping[str, Any], workdir: Path) -> None:
         self.started = time.monotonic()
         self.config = parse_run(config)
+        self._sources: dict[SourceSpec, Source] = {}
         self._check_data()
         workdir.mkdir(parents=True, exist_ok=True)
         _claim(workdir, config)
@@ -84,12 +84,13 @@ class _Run:
         self.seconds_before = self.checkpoints.read_meta(self.resume_step)["train_seconds"] if self.resume_step else 0.0
         self.metrics = MetricsWriter(workdir, self.resume_step, self.config.steps)
 
-    @functools.cache  # noqa: B019 (a run lives as long as its process)
     def open(self, spec: SourceSpec) -> Source:
-        """A source, checked once to have its pictures."""
-        source = open_source(spec)
-        check_images(source)
-        return source
+        """A source, opened once, and checked to have its pictures."""
+        if spec not in self._sources:
+            source = open_source(spec)
+            check_images(source)
+            self._sources[spec] = source
+        return self._sources[spec]
 
     def _check_data(self) -> None:
         """What cannot be read stops a run before it leaves anything behind, and not after its first stage."""
@@ -119,7 +120,7 @@ def train(config: Mapping[str, Any], workdir: Path, validate: Validate | None = 
     Raises:
       ConfigError: the config makes no sense, or the workdir belongs to another one.
       TrainingError: the loss is not finite.
-      RecordError: a training record is broken; the message names it.
+      RecordError: more of the training records than allowed cannot be used; the message names the last.
     """
     run = _Run(config, workdir)
     try:
