@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from transformers.models.llava_next import modeling_llava_next as llava_next
 
-from mmfuser_jax.data import images, preprocess_image
+from mmfuser_jax.data import images, preprocess_image, resize
 from mmfuser_jax.data.anyres import GRID_PINPOINTS, MERGES, best_resolution, image_slots, tile_grid
 from mmfuser_jax.data.images import fit_image, fit_tiles
 from mmfuser_jax.data.records import RecordError
@@ -94,7 +94,8 @@ def test_the_aspects_differ(name):
 
 @pytest.mark.parametrize("case", ["0/anyres", "2/square", "4/pad", "3/anyres"])
 def test_another_filter_would_show(case, monkeypatch):
-    monkeypatch.setattr(images, "FILTER", Image.Resampling.BILINEAR)
+    for module in (images, resize):
+        monkeypatch.setattr(module, "FILTER", Image.Resampling.BILINEAR)
     assert not close(ours(case), expected(case))
 
 

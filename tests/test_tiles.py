@@ -11,6 +11,7 @@ from mmfuser_jax import model_folder, presets
 from mmfuser_jax.data import encode_conversation
 from mmfuser_jax.data.images import open_image
 from mmfuser_jax.data.records import Record, Turn
+from mmfuser_jax.data.resize import fast_resize
 from mmfuser_jax.data.rows import Assemble, Augmentation, Encode, Row, RowFormat
 from mmfuser_jax.data.sources import InMemory
 from mmfuser_jax.data.tokenizer import train_word_tokenizer
@@ -75,7 +76,8 @@ def test_a_training_row_gives_the_facades_logits(name, tokenizer, pictures):
     spoken = [{"from": turn.role, "value": turn.text} for turn in CONVERSATION]
     ids, labels = encode_conversation(spoken, tokenizer, "short")
     opened = [open_image(path) for path in pictures]
-    pixels = [np.asarray(normalize_pixels(vlm.preprocess(x), config.image_mean, config.image_std)) for x in opened]
+    shown = [images.picture(x, fast_resize).pixels for x in opened]  # as the loader resizes
+    pixels = [np.asarray(normalize_pixels(x, config.image_mean, config.image_std)) for x in shown]
     logits = vlm.logits(ids[None], pixels, [x.size for x in opened])[0]
     used = int((batch.segment_ids > 0).sum())
     assert len(logits) == used == len(ids) - 2 + sum(len(images.picture(x).slots) for x in opened)

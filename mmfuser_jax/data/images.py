@@ -13,7 +13,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from mmfuser_jax.data.anyres import GRID_PINPOINTS, Pinpoints, tile_grid
 from mmfuser_jax.data.records import ImageFile, RecordError
-from mmfuser_jax.data.resize import Resize, exact_resize
+from mmfuser_jax.data.resize import FILTER, Resize, exact_resize
 from mmfuser_jax.types import CLIP_MEAN, CLIP_STD
 
 MAX_PIXELS = 64_000_000
@@ -26,8 +26,6 @@ FORMATS = tuple(
 )
 """What is opened. Pillow knows more, some of which start other programs."""
 PLACE_IN_MEMORY = re.compile(r" <_io[^>]*>")
-FILTER = Image.Resampling.BICUBIC
-"""CLIP's filter; of tiles LLaVA leaves it to Pillow, whose default is the same."""
 FILTER_SUPPORT = 2
 """Pixels on each side that the filter looks at where it does not shrink."""
 

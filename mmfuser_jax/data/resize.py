@@ -13,6 +13,9 @@ from collections.abc import Callable
 from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer
 from PIL import Image
 
+FILTER = Image.Resampling.BICUBIC
+"""CLIP's filter; of tiles LLaVA leaves it to Pillow, whose default is the same."""
+
 Box = tuple[float, float, float, float]
 Resize = Callable[[Image.Image, tuple[int, int], Box], Image.Image]
 """(picture, (width, height), what to show of it: left, top, right, bottom) → picture."""
@@ -23,8 +26,8 @@ _LOCAL = threading.local()
 def exact_resize(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
     """Pillow's bicubic, which is CLIP's."""
     left, top, right, bottom = box
-    rows = image.resize((size[0], image.height), Image.Resampling.BICUBIC, (left, 0, right, image.height))
-    return rows.resize(size, Image.Resampling.BICUBIC, (0, top, size[0], bottom))
+    rows = image.resize((size[0], image.height), FILTER, (left, 0, right, image.height))
+    return rows.resize(size, FILTER, (0, top, size[0], bottom))
 
 
 def fast_resize(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:

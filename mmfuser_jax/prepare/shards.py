@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from mmfuser_jax.data.images import FILTER, open_image
+from mmfuser_jax.data.images import open_image
 from mmfuser_jax.data.records import RecordError
+from mmfuser_jax.data.resize import FILTER
 from mmfuser_jax.data.sources import Source
 from mmfuser_jax.data.tfds_records import WRITER_OPTIONS, count_records, parse, serialize
 from mmfuser_jax.prepare.pictures import digest, read_picture
