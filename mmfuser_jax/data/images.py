@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
 import re
@@ -18,12 +19,7 @@ from mmfuser_jax.types import CLIP_MEAN, CLIP_STD
 
 MAX_PIXELS = 64_000_000
 ASPECTS = ("pad", "square", "anyres")
-Image.init()
-FORMATS = tuple(
-    name
-    for name in ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-    if name in Image.OPEN  # a build of Pillow may lack some
-)
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """What is opened. Pillow knows more, some of which start other programs."""
 PLACE_IN_MEMORY = re.compile(r" <_io[^>]*>")
 FILTER_SUPPORT = 2
@@ -71,7 +67,7 @@ def opened(file: ImageFile | str) -> Iterator[Image.Image]:
     """
     name = f"a picture of {len(file):,} bytes" if isinstance(file, bytes) else str(file)
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=_known_formats()) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width}x{image.height}")
             yield image
@@ -82,6 +78,13 @@ def opened(file: ImageFile | str) -> Iterator[Image.Image]:
     except Exception as error:  # decoders meet broken files with any error there is
         detail = PLACE_IN_MEMORY.sub("", str(error)) or type(error).__name__
         raise RecordError(f"{name}: not a readable picture ({detail})", "bad_image") from None
+
+
+@functools.cache
+def _known_formats() -> tuple[str, ...]:
+    """FORMATS without those that this build of Pillow lacks, at which it would fail."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def fit_image(

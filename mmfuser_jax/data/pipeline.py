@@ -101,7 +101,7 @@ def make_loader(
     grouped = loading.grouping == "length"
     streams = {}
     for name, part in sources.items():
-        component_seed = _component_seed(seed, name)
+        component_seed = named_seed(seed, name)
         if grouped:
             global_batch = loading.batch_size * process_count * max(1, loading.workers)
             order = GroupedOrder(modality_lengths(part.source), global_batch, component_seed)
@@ -158,5 +158,6 @@ def fingerprint(sources: Mapping[str, Weighted], loading: Loading, process_count
     }
 
 
-def _component_seed(seed: int, name: str) -> int:
+def named_seed(seed: int, name: str) -> int:
+    """A seed of its own for everything that has a name: stages and sources must not see their data in one order."""
     return int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1)[0])

@@ -29,9 +29,10 @@ from mmfuser_jax import files
 from mmfuser_jax.data.sources import Source, SourceSpec, check_images, open_source
 from mmfuser_jax.data.tfds_records import INFO_FILE, features
 from mmfuser_jax.prepare.plan import Options, Shard, from_json, plan_shards, to_json
+from mmfuser_jax.prepare.progress import shown
 from mmfuser_jax.prepare.scan import Rejection, scan
 from mmfuser_jax.prepare.shards import Job, write_shard
-from mmfuser_jax.prepare.workers import in_order, shown
+from mmfuser_jax.processes import in_order
 
 LOG = logging.getLogger(__name__)
 VERSION = "1.0.0"

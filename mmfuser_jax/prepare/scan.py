@@ -19,7 +19,8 @@ from mmfuser_jax.data.labels import text_length
 from mmfuser_jax.data.records import ImageFile, Record, RecordError
 from mmfuser_jax.data.sources import Source
 from mmfuser_jax.prepare.pictures import NOTES, Facts, digest, examine
-from mmfuser_jax.prepare.workers import in_order, shown
+from mmfuser_jax.prepare.progress import shown
+from mmfuser_jax.processes import in_order
 
 ROWS_A_TASK = 1024
 PICTURES_A_TASK = 64

@@ -6,13 +6,10 @@ worker processes, and a larger set begins with the smaller one.
 
 from __future__ import annotations
 
-import functools
 import json
-import multiprocessing
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +19,7 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from mmfuser_jax.processes import in_order
 from mmfuser_jax.synthetic.canvas import textured
 from mmfuser_jax.synthetic.compose import rows_of_picture
 from mmfuser_jax.synthetic.registry import DOMAINS
@@ -66,12 +64,11 @@ def generate(
         (out / "images" / domain).mkdir(parents=True)
     plan = _plan(rows, seed)
     chunks = [plan[start : start + CHUNK] for start in range(0, len(plan), CHUNK)]
-    task = functools.partial(_draw_chunk, seed, out / "images", image_size)
+    done = in_order(_draw_chunk, (seed, out / "images", image_size), chunks, workers)
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
         files = _JsonFiles(out, stack)
         console = Console(stderr=True)
-        done = stack.enter_context(_mapped(task, chunks, workers))
         for drawn, written in track(done, "drawing", len(chunks), console=console, disable=not console.is_terminal):
             counts.update(written)
             for row in drawn:
@@ -90,24 +87,11 @@ def _plan(rows: int, seed: int) -> list[tuple[int, int]]:
     return plan
 
 
-@contextmanager
-def _mapped(task: Any, chunks: list[Any], workers: int) -> Iterator[Iterator[tuple[list[Row], Counter[str]]]]:
-    """The results of `task` over `chunks`, in order; fresh processes, so that nothing of this one is inherited."""
-    if workers == 1:
-        yield map(task, chunks)
-        return
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield pool.map(task, chunks)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
 def _draw_chunk(
-    seed: int, folder: Path, image_size: tuple[int, int], chunk: list[tuple[int, int]]
+    settings: tuple[int, Path, tuple[int, int]], chunk: list[tuple[int, int]]
 ) -> tuple[list[Row], Counter[str]]:
     """Draws some pictures; gives their rows, and counts as `draw_picture` does."""
+    seed, folder, image_size = settings
     drawn = [draw_picture(seed, picture, count, folder, image_size) for picture, count in chunk]
     return [row for rows, _ in drawn for row in rows], sum((counts for _, counts in drawn), Counter())
 

@@ -2,53 +2,36 @@
 
 from __future__ import annotations
 
-from mmfuser_jax.synthetic import (
-    artworks,
-    badges,
-    brands,
-    charts,
-    faces,
-    families,
-    landmarks,
-    landscapes,
-    layouts,
-    networks,
-    pairs,
-    parks,
-    posters,
-    predictions,
-    receipts,
-    species,
-    streets,
-    styles,
-    sums,
-    threads,
-    writing,
-)
+import importlib
+
 from mmfuser_jax.synthetic.kinds import Domain
 
 FAMILIES = (
-    artworks,
-    badges,
-    brands,
-    charts,
-    faces,
-    families,
-    landmarks,
-    landscapes,
-    layouts,
-    networks,
-    pairs,
-    parks,
-    posters,
-    predictions,
-    receipts,
-    species,
-    streets,
-    styles,
-    sums,
-    threads,
-    writing,
+    "artworks",
+    "badges",
+    "brands",
+    "charts",
+    "faces",
+    "families",
+    "landmarks",
+    "landscapes",
+    "layouts",
+    "networks",
+    "pairs",
+    "parks",
+    "posters",
+    "predictions",
+    "receipts",
+    "species",
+    "streets",
+    "styles",
+    "sums",
+    "threads",
+    "writing",
 )
 
-DOMAINS: dict[str, Domain] = {name: domain for family in FAMILIES for name, domain in family.DOMAINS.items()}
+DOMAINS: dict[str, Domain] = {
+    name: domain
+    for family in FAMILIES
+    for name, domain in importlib.import_module(f"mmfuser_jax.synthetic.{family}").DOMAINS.items()
+}

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmfuser_jax.data.pipeline import Loading, Weighted, fingerprint, make_loader
+from mmfuser_jax.data.pipeline import Loading, Weighted, fingerprint, make_loader, named_seed
 from mmfuser_jax.data.sources import Source, SourceSpec
 from mmfuser_jax.data.tally import Tally
 from mmfuser_jax.data.tokenizer import Tokenizer
@@ -55,7 +55,7 @@ class StageData:
             loading,
             conversations=stage.conversations,
             augmentation=stage.augmentation,
-            seed=_stage_seed(config.seed, stage.name),
+            seed=named_seed(config.seed, stage.name),
             process_index=jax.process_index(),
             process_count=jax.process_count(),
         )
@@ -96,8 +96,3 @@ class StageData:
     def close(self) -> None:
         """Ends worker processes."""
         self.iterator.close()
-
-
-def _stage_seed(seed: int, name: str) -> int:
-    """Stages over the same data must not see it in the same order."""
-    return int(np.random.SeedSequence([seed, *name.encode()]).generate_state(1)[0])
