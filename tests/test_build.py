@@ -25,7 +25,7 @@ from mmfuser_jax.prepare.plan import Options, plan_shards
 from mmfuser_jax.prepare.scan import scan
 from mmfuser_jax.prepare.shards import shrink
 from tests.conftest import ROOT
-from tests.test_prepare import picture, row, turned
+from tests.test_prepare import picture, row, sixteen_bit, turned
 from tests.test_resume import environment
 
 SMALL = 0.03
@@ -225,9 +225,28 @@ def test_shards_hold_every_row_once(many):
             assert [(shard.number, shard.of) for shard in mine] == [(place, len(mine)) for place in range(len(mine))]
 
 
+def test_refused_rows_draw_nobody_into_validation(tmp_path):
+    """Rows with a good and a missing picture are refused; others that show the good one are drawn as ever."""
+    rows = [row(f"r{i}", f"{i}.jpg") for i in range(60)]
+    rows += [row(f"bad{i}", [f"{i}.jpg", "missing.jpg"], "<image><image> Which?") for i in range(20)]
+    for i in range(60):
+        (tmp_path / f"{i}.jpg").write_bytes(picture(i))
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    scanned = scan(open_source(SourceSpec(str(tmp_path / "rows.jsonl"))))
+    assert len(scanned.rejected) == 20
+    held = [
+        i for shard in plan_shards(scanned, Options(validation=0.05)) if shard.split == "validation" for i in shard.rows
+    ]
+    assert len(held) < 10
+
+
 def test_shrinking_keeps_small_files_and_drawings():
     small = picture(1)
     assert shrink(small, 0) == shrink(small, 90) == small
+    deep = sixteen_bit()
+    assert shrink(deep, 4000) == deep
+    with Image.open(io.BytesIO(shrink(deep, 10))) as image:
+        assert max(image.size) == 10
     with Image.open(io.BytesIO(shrink(turned(), 45))) as image:
         assert (image.format, image.size) == ("JPEG", (30, 45))
     drawing = io.BytesIO()
