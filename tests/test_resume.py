@@ -43,7 +43,8 @@ def kill_after(process, workdir, step):
         assert process.poll() is None, "training ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    threads = Path(f"/proc/{process.pid}/task").iterdir()  # any of them may have started the worker
+    children = [child for thread in threads for child in (thread / "children").read_text().split()]
     assert children, "batches are made by a worker process"
     process.send_signal(signal.SIGKILL)
     process.wait()
