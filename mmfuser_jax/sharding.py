@@ -118,6 +118,31 @@ def constrain(x: Array, *axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, NamedSharding(_active[-1], spec))
 
 
+def platform() -> str:
+    """ "cpu", "gpu" or "tpu": where the mesh in use lies, which need not be here when compiling ahead of time."""
+    name = _active[-1].devices.flat[0].platform if _active else jax.default_backend()
+    return "gpu" if name in ("cuda", "rocm") else name
+
+
+def per_shard(
+    function: Callable[..., Any], in_axes: Sequence[Sequence[str | None]], out_axes: Sequence[str | None]
+) -> Callable[..., Any]:
+    """`function` on every device's own block of its arrays, for kernels, which the partitioner cannot split by itself.
+
+    Args:
+      function: takes and returns single arrays, and treats every index of the named axes alike.
+      in_axes: logical axis names of each argument.
+      out_axes: of the result.
+
+    Returns:
+      `function` itself where no mesh is in use, or one of a single device.
+    """
+    in_specs, out_specs = tuple(logical_to_spec(axes) for axes in in_axes), logical_to_spec(out_axes)
+    if not _active or _active[-1].size == 1:
+        return function
+    return jax.shard_map(function, mesh=_active[-1], in_specs=in_specs, out_specs=out_specs, check_vma=False)
+
+
 def named(init: Callable[..., jax.Array], *axes: str | None) -> Callable[..., Any]:
     """Parameter initialiser whose result carries its logical axes (checked here, at trace time)."""
     logical_to_spec(axes)

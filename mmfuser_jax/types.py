@@ -57,7 +57,7 @@ class Batch:
       targets: int32[B, T]; the token that follows each position, or IGNORE_INDEX.
       positions: int32[B, T]; rotary positions, restarting in every segment and, after the trunk, in every branch.
       segment_ids: int32[B, T]; 1, 2, … for examples, 0 for padding.
-      branch_ids: int32[B, T]; 0 for the trunk.
+      branch_ids: int32[B, T]; 0 for the trunk. None where no row branches: fast attention kernels need to know.
       image_index: int32[B, T]; for an image slot, which of the row's I*P patches it shows, or NEWLINE_SLOT; TEXT_SLOT
         at text.
       pixels: uint8[B, I, height, width, 3]; raw pixels, normalised on the device. A picture cut into tiles is several.

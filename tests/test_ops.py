@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmfuser_jax.ops import attention, cross_entropy, deformable_attention, packed_mask
+from mmfuser_jax.ops import Packed, attention, cross_entropy, deformable_attention
 from mmfuser_jax.ops import deformable_attention as op
 from mmfuser_jax.ops.deformable_attention import _check_shapes
 from tests.conftest import GOLDEN
@@ -104,7 +104,7 @@ def test_packed_mask_draws_what_its_docstring_says():
     branches = jnp.asarray([[0, 0, 1, 1, 2, 0, 0, 0]])
     drawn = ["x", "xx", "xxx", "xxxx", "xx..x", ".....x", ".....xx", ".......x"]
     expected = np.array([[c == "x" for c in row.ljust(8, ".")] for row in drawn])
-    np.testing.assert_array_equal(packed_mask(segments, branches)[0, 0], expected)
+    np.testing.assert_array_equal(Packed(segments, branches, segments).dense()[0, 0], expected)
 
 
 def test_attention_of_a_blind_query_is_finite():

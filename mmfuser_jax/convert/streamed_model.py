@@ -21,7 +21,7 @@ from mmfuser_jax.models import VLM, VlmConfig
 from mmfuser_jax.models.llama import LlamaBlock, rotary_frequencies
 from mmfuser_jax.models.params import boxed_params
 from mmfuser_jax.ops import cross_entropy
-from mmfuser_jax.ops.attention import packed_mask, window_mask
+from mmfuser_jax.ops.attention import Packed
 from mmfuser_jax.train.optim import flatten, unflatten
 from mmfuser_jax.types import NEWLINE_SLOT
 
@@ -65,9 +65,7 @@ class StreamedModel:
         state = model.merge(tokens, image_index, features.projected)
         yield Stage(At.MERGED, state)
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        mask = packed_mask(jnp.ones_like(positions), jnp.zeros_like(positions))
-        if config.llm.sliding_window:
-            mask &= window_mask(positions, positions, config.llm.sliding_window)
+        mask = Packed(jnp.ones_like(positions), None, positions, config.llm.sliding_window)
         decode = self._decoder(positions, mask)
         for index in range(config.llm.depth):
             yield Stage(At.LAYER, state := decode(index, state), index)

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Bool, Float, Int
 
 from mmfuser_jax.models.layers import DType, Stack, dense, rms_norm, stack_outputs
-from mmfuser_jax.ops.attention import attention, window_mask
+from mmfuser_jax.ops.attention import Packed, attention, window_mask
 from mmfuser_jax.sharding import constrain, named
 from mmfuser_jax.types import Array, KVCache
 
@@ -123,7 +123,7 @@ class LlamaBlock(nn.Module):
         x: Float[jax.Array, "B T D"],
         cache: tuple[jax.Array, jax.Array] | None,
         angles: Float[jax.Array, "B T half"],
-        mask: Bool[jax.Array, "B 1 T S"],
+        mask: Packed | Bool[jax.Array, "B 1 T S"],
         lengths: Int[jax.Array, " B"] | None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         """Returns the new hidden state, and this layer's (keys, values) [B,S,G,H] where a cache was given."""
@@ -145,7 +145,7 @@ class LlamaBlock(nn.Module):
         h: jax.Array,
         cache: tuple[jax.Array, jax.Array] | None,
         angles: jax.Array,
-        mask: jax.Array,
+        mask: Packed | jax.Array,
         lengths: jax.Array | None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         config = self.config
@@ -212,7 +212,7 @@ class Llama(nn.Module):
         embeddings: Float[jax.Array, "B T D"],
         *,
         positions: Int[Array, "B T"],
-        mask: Bool[jax.Array, "B 1 T S"] | None = None,
+        mask: Packed | Bool[jax.Array, "B 1 T T"] | None = None,
         cache: KVCache | None = None,
     ) -> tuple[Float[jax.Array, "B T D"], KVCache | None]:
         """Last hidden states after the final norm, and the cache with the T new tokens appended.

@@ -17,7 +17,7 @@ from mmfuser_jax.models.fuser import Fuser, FuserConfig
 from mmfuser_jax.models.layers import DType
 from mmfuser_jax.models.llama import Llama, LlamaConfig, RopeScaling
 from mmfuser_jax.models.projector import Projector, ProjectorConfig
-from mmfuser_jax.ops.attention import packed_mask, window_mask
+from mmfuser_jax.ops.attention import Packed
 from mmfuser_jax.sharding import constrain, named
 from mmfuser_jax.types import CLIP_MEAN, CLIP_STD, NEWLINE_SLOT, Array, Batch, KVCache, ModelOutput, VisualFeatures
 
@@ -182,9 +182,7 @@ class VLM(nn.Module):
     def __call__(self, batch: Batch) -> ModelOutput:
         """Logits of a packed batch; targets are not looked at."""
         embeddings = self.merge(batch.tokens, batch.image_index, self.encode_images(batch.pixels))
-        mask = packed_mask(batch.segment_ids, batch.branch_ids)
-        if self.config.llm.sliding_window:
-            mask &= window_mask(batch.positions, batch.positions, self.config.llm.sliding_window)
+        mask = Packed(batch.segment_ids, batch.branch_ids, batch.positions, self.config.llm.sliding_window)
         hidden, _ = self.llm(embeddings, positions=batch.positions, mask=mask)
         return ModelOutput(logits=self.llm.logits(hidden))
 

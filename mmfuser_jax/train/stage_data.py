@@ -71,7 +71,8 @@ class StageData:
             batch, report = next(self.iterator)
         self.tally.add(report)
         meter.add(int(np.count_nonzero(batch.segment_ids)), batch.segment_ids.size)
-        return batch
+        # One conversation a record is all trunk: said by None, which attention kernels can see while tracing.
+        return batch if self._stage.conversations > 1 else batch.replace(branch_ids=None)
 
     def meta(self) -> dict[str, Any]:
         """What a checkpoint keeps beside the position."""
