@@ -8,6 +8,7 @@ so both are errors here.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -18,11 +19,15 @@ import numpy as np
 from flax import linen as nn
 from flax.core import meta
 from flax.traverse_util import flatten_dict
+from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from mmfuser_jax.types import Array
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
+
+Names = Sequence[str | None]
+"""Logical names of an array's axes; None: whole on every device."""
 
 Rules = Mapping[str, str | tuple[str, ...] | None]
 
@@ -39,6 +44,7 @@ RULES: Rules = {
     "patch_pixels": None,
     "patch_positions": None,
     "sampling": "tensor",  # heads × levels × points (× 2) of deformable attention, head-major
+    "lora_rank": None,
     "norm": None,
     # Activations.
     "batch": ("data", "fsdp"),
@@ -80,32 +86,74 @@ def logical_to_spec(axes: Sequence[str | None], rules: Rules = RULES) -> Partiti
     return PartitionSpec(*entries)
 
 
-def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, sequence: int = 1) -> Mesh:
-    """Mesh over all devices, with the four axes of MESH_AXES; one axis may be -1 and takes the remaining devices.
+def make_mesh(
+    data: int = 1, fsdp: int = 1, tensor: int = 1, sequence: int = 1, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Mesh with the four axes of MESH_AXES; one axis may be -1 and takes the remaining devices.
+
+    Inside a TPU slice, axes follow its torus. Only `data` crosses the network between slices: each slice is a block of it.
+
+    Args:
+      data, fsdp, tensor, sequence: sizes of the axes.
+      devices: by default all there are; those of a topology description make a mesh to compile for.
 
     Raises:
-      ShardingError: the sizes do not multiply to the number of devices.
+      ShardingError: the sizes do not multiply to the number of devices, or `data` does not divide over the slices.
     """
+    devices = jax.devices() if devices is None else devices
     sizes = [data, fsdp, tensor, sequence]
-    count = jax.device_count()
     if sizes.count(-1) == 1:
-        sizes[sizes.index(-1)] = count // max(1, math.prod(s for s in sizes if s != -1))
-    if min(sizes) < 1 or math.prod(sizes) != count:
-        raise ShardingError(f"mesh {dict(zip(MESH_AXES, sizes, strict=True))} does not cover {count} devices")
-    return jax.make_mesh(tuple(sizes), MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES))
+        sizes[sizes.index(-1)] = len(devices) // max(1, math.prod(s for s in sizes if s != -1))
+    if min(sizes) < 1 or math.prod(sizes) != len(devices):
+        raise ShardingError(f"mesh {dict(zip(MESH_AXES, sizes, strict=True))} does not cover {len(devices)} devices")
+    slices = _slices(devices)
+    if sizes[0] % len(slices):
+        raise ShardingError(
+            f"mesh axis data={sizes[0]} must be a multiple of the {len(slices)} slices: no other axis may cross them"
+        )
+    shape = (sizes[0] // len(slices), *sizes[1:])
+    # Splitting: two mesh axes may share an axis of the torus. jax.make_mesh allows that on v5e alone, and so refuses
+    # 32 × 2 on a 4 × 4 × 4 v5p.
+    blocks = [mesh_utils.create_device_mesh(shape, part, allow_split_physical_axes=True) for part in slices]
+    return Mesh(np.concatenate(blocks), MESH_AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(MESH_AXES))
+
+
+def _slices(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
+    """Devices by TPU slice. GPUs and CPUs report each host as a slice, but share one network: any axis may cross hosts."""
+    parts: dict[int, list[jax.Device]] = {}
+    for device in devices:
+        # A topology of a single slice describes devices without this attribute.
+        index = getattr(device, "slice_index", 0) if device.platform == "tpu" else 0
+        parts.setdefault(index, []).append(device)
+    return [parts[index] for index in sorted(parts)]
 
 
 _active: list[Mesh] = []
 
 
 @contextlib.contextmanager
-def use_mesh(mesh: Mesh) -> Iterator[Mesh]:
-    """Makes `constrain` place activations on `mesh` while the block traces."""
-    _active.append(mesh)
+def use_mesh(mesh: Mesh | None) -> Iterator[Mesh | None]:
+    """Makes `constrain` place activations on `mesh` (None: nowhere in particular) while the block traces."""
+    if mesh is not None:
+        _active.append(mesh)
     try:
         yield mesh
     finally:
-        _active.pop()
+        if mesh is not None:
+            _active.pop()
+
+
+def mesh_of(tree: Any) -> Mesh | None:
+    """The mesh that the arrays of a tree are spread over, None for those of a single device."""
+    placements = {getattr(x, "sharding", None) for x in jax.tree.leaves(tree)}
+    meshes = {placement.mesh for placement in placements if isinstance(placement, NamedSharding)}
+    return next((mesh for mesh in meshes if isinstance(mesh, Mesh) and mesh.size > 1), None)
+
+
+def gathered(tree: Any) -> Any:
+    """Pins the arrays of a tree to be whole on every device of the mesh in use, so that every process can read them."""
+    mesh = active_mesh()
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, replicated(mesh))
 
 
 def constrain(x: Array, *axes: str | None) -> jax.Array:
@@ -124,23 +172,37 @@ def platform() -> str:
     return "gpu" if name in ("cuda", "rocm") else name
 
 
+def active_mesh() -> Mesh | None:
+    """The mesh in use, None outside `use_mesh` and on a single device."""
+    return _active[-1] if _active and _active[-1].size > 1 else None
+
+
+def mesh_axes(name: str, rules: Rules = RULES) -> tuple[str, ...]:
+    """Mesh axes that a logical axis is spread over."""
+    (entry,) = logical_to_spec((name,), rules)
+    return (entry,) if isinstance(entry, str) else entry or ()
+
+
 def per_shard(
-    function: Callable[..., Any], in_axes: Sequence[Sequence[str | None]], out_axes: Sequence[str | None]
+    function: Callable[..., Any], in_axes: Sequence[Names], out_axes: Names | Sequence[Names]
 ) -> Callable[..., Any]:
-    """`function` on every device's own block of its arrays, for kernels, which the partitioner cannot split by itself.
+    """`function` on every device's own block of its arrays, for what the partitioner cannot split by itself or as well.
 
     Args:
-      function: takes and returns single arrays, and treats every index of the named axes alike.
+      function: takes and returns arrays; what it does to the axes that are spread over devices is its own business.
       in_axes: logical axis names of each argument.
-      out_axes: of the result.
+      out_axes: of the result, or of each of several results; () is a number that all devices have.
 
     Returns:
       `function` itself where no mesh is in use, or one of a single device.
     """
-    in_specs, out_specs = tuple(logical_to_spec(axes) for axes in in_axes), logical_to_spec(out_axes)
-    if not _active or _active[-1].size == 1:
+    several = any(isinstance(axes, tuple) for axes in out_axes)
+    in_specs = tuple(logical_to_spec(axes) for axes in in_axes)
+    out_specs = tuple(logical_to_spec(axes) for axes in out_axes) if several else logical_to_spec(out_axes)
+    mesh = active_mesh()
+    if mesh is None:
         return function
-    return jax.shard_map(function, mesh=_active[-1], in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    return jax.shard_map(function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def named(init: Callable[..., jax.Array], *axes: str | None) -> Callable[..., Any]:
@@ -176,12 +238,20 @@ def param_shardings(boxed: Any, mesh: Mesh | AbstractMesh, rules: Rules = RULES)
     specs = param_specs(boxed, rules)
     shapes = flatten_dict(meta.unbox(boxed))
     for path, spec in flatten_dict(specs).items():
-        for size, entry in zip(shapes[path].shape, spec, strict=False):
-            axes = (entry,) if isinstance(entry, str) else entry or ()
-            devices = math.prod(mesh.shape[axis] for axis in axes)
-            if size % devices:
-                raise ShardingError(f"{'/'.join(path)}: size {size} does not divide over {devices} devices of {axes}")
+        for size, devices, axes in _uneven(shapes[path].shape, spec, mesh):
+            raise ShardingError(f"{'/'.join(path)}: size {size} does not divide over {devices} devices of {axes}")
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
+
+
+def _uneven(
+    shape: Sequence[int], spec: PartitionSpec, mesh: Mesh | AbstractMesh
+) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+    """(size, devices, mesh axes) of the axes of an array that cannot be split into equal parts."""
+    for size, entry in zip(shape, spec, strict=False):
+        axes = (entry,) if isinstance(entry, str) else entry or ()
+        devices = math.prod(mesh.shape[axis] for axis in axes)
+        if size % devices:
+            yield size, devices, axes
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -189,19 +259,53 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def shard_batch(batch: Any, mesh: Mesh) -> Any:
-    """Global arrays from this process's rows of a batch: the leading axis goes over the data and fsdp axes.
+def batch_devices(mesh: Mesh | AbstractMesh | None) -> int:
+    """Devices that the rows of a batch are spread over; their number must divide by it."""
+    return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in mesh_axes("batch"))
+
+
+def batch_spec(x: Any) -> PartitionSpec:
+    """PartitionSpec of a field of a batch: [B, T] by rows and length, anything else by rows alone."""
+    return logical_to_spec(("batch", "length") if x.ndim == 2 else ("batch",))
+
+
+@functools.cache
+def batch_share(mesh: Mesh) -> tuple[int, int]:
+    """(index, count): the share of the global batch's rows that this process loads, and how many shares there are.
+
+    Processes whose devices work on the same rows, because a tensor or sequence axis spans them, load the same share.
 
     Raises:
-      ShardingError: the global row count does not divide by the devices that share it.
+      ShardingError: some processes have rows in common, but not all of theirs.
     """
-    spec = logical_to_spec(("batch",))
-    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    blocks: dict[int, set[int]] = {}
+    for block, devices in enumerate(mesh.devices.reshape(batch_devices(mesh), -1)):
+        for device in devices:
+            blocks.setdefault(device.process_index, set()).add(block)
+    shares = sorted({tuple(sorted(held)) for held in blocks.values()})
+    if len({len(share) for share in shares}) > 1 or sum(map(len, shares)) != batch_devices(mesh):
+        raise ShardingError(
+            f"mesh {dict(mesh.shape)}: some processes share rows of the batch only in part; let tensor × sequence divide "
+            f"the devices of a process, or be a multiple of them"
+        )
+    return shares.index(tuple(sorted(blocks[jax.process_index()]))), len(shares)
+
+
+def shard_batch(batch: Any, mesh: Mesh) -> Any:
+    """Global arrays from this process's rows of a batch, see `batch_share` and `batch_spec`.
+
+    Raises:
+      ShardingError: the global row count, or the length, does not divide by the devices that share it.
+    """
+    _, shares = batch_share(mesh)
 
     def place(x: np.ndarray) -> jax.Array:
-        rows = x.shape[0] * jax.process_count()
-        if rows % devices:
-            raise ShardingError(f"{rows} rows of a batch do not divide over {devices} devices (mesh axes data × fsdp)")
-        return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), x)
+        spec, shape = batch_spec(x), (x.shape[0] * shares, *x.shape[1:])
+        for size, devices, axes in _uneven(shape, spec, mesh):
+            what = "tokens a row" if axes == mesh_axes("length") else "rows"
+            raise ShardingError(
+                f"{size} {what} of a batch do not divide over {devices} devices (mesh axes {' × '.join(axes)})"
+            )
+        return jax.make_array_from_process_local_data(NamedSharding(mesh, spec), x, shape)
 
     return jax.tree.map(place, batch)

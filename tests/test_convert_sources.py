@@ -14,7 +14,7 @@ from mmfuser_jax.convert import ConversionError, open_checkpoint, write_model_fo
 from mmfuser_jax.hub import HubError
 from mmfuser_jax.model_folder import ModelFolderError
 from mmfuser_jax.models import VLM
-from mmfuser_jax.train.optim import flatten
+from mmfuser_jax.train.optim import OptimizerConfig, Rule, flatten
 from mmfuser_jax.train.state import initial_params
 from tests.conftest import GOLDEN
 from tests.torch_folders import (
@@ -52,7 +52,8 @@ def test_parts_to_start_training_from(whole, tmp_path, mesh):
         mm.load(tmp_path / "start")
     assert (tmp_path / "start" / "tokenizer" / "tokenizer.model").exists()
     config = model_folder.with_layout(mm.load(LLAVA).model.config, scan=True)  # stacked, though stored one by one
-    params = flatten(initial_params(VLM(config), 0, mesh, str(tmp_path / "start")))
+    everything = OptimizerConfig(rules=(Rule(".*", 1e-3),), steps=1)
+    params = flatten(initial_params(VLM(config), everything, 0, mesh, str(tmp_path / "start")))
     tensors = load_file(LLAVA / "model.safetensors")
     query = params["llm/decoder/layers/query/kernel"][1]
     np.testing.assert_array_equal(query.reshape(64, 64), tensors[Q].T)

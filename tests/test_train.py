@@ -34,9 +34,11 @@ from mmfuser_jax.train.optim import (
     make_optimizer,
 )
 from mmfuser_jax.train.stage_data import StageData
-from mmfuser_jax.train.state import abstract_state, init_state, initial_params
+from mmfuser_jax.train.state import abstract_state, init_state, initial_params, next_stage_params, stage_params
 from mmfuser_jax.train.step import make_train_step
 from tests.helpers import random_batch, random_params
+
+EVERYTHING = OptimizerConfig(rules=(Rule(".*", 1e-3),), steps=1)
 
 
 def test_rules_first_match_wins_and_must_cover():
@@ -265,12 +267,30 @@ def test_another_config_in_the_same_workdir_is_refused(tmp_path):
         train(tiny_run(steps=2, seed=1).to_dict(), tmp_path)
 
 
+def test_a_16_bit_model_keeps_float32_masters_and_16_bit_frozen_matrices(tiny, mesh):
+    rules = (Rule("vision_encoder/", None), Rule("llm/", None), Rule(".*", 1e-2))
+    config = OptimizerConfig(rules=rules, steps=4)
+    model = VLM(tiny, jnp.bfloat16)
+    params = initial_params(model, config, 0, mesh)
+    shapes = flatten(stage_params(abstract_params(model, mesh), config, model.dtype))
+    assert {path: x.dtype for path, x in flatten(params).items()} == {path: x.dtype for path, x in shapes.items()}
+    assert shapes["llm/head"].dtype == shapes["vision_encoder/patch_embedding/kernel"].dtype == jnp.bfloat16
+    assert shapes["llm/final_norm/scale"].dtype == shapes["projector/layers_0/kernel"].dtype == jnp.float32
+    state = init_state(params, config, 0, mesh)
+    step = make_train_step(model, config, mesh, state)
+    _, metrics = step(state, sharding.shard_batch(random_batch(tiny, 8, 24), mesh))
+    assert np.isfinite(metrics["loss"])
+    everything = stage_params(abstract_params(model, mesh), EVERYTHING, model.dtype)
+    again = next_stage_params(initial_params(model, config, 0, mesh), EVERYTHING, model, mesh)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves([everything, again]))
+
+
 def test_init_from_takes_weights_and_makes_only_the_rest(tmp_path, mesh):
     config = tiny_run(steps=2)
     config.model.fuser = None
     config.stages.encoder.rules = config.stages.finetune.rules = ((".*", 1e-3),)
     source = train(config.to_dict(), tmp_path)
-    params = flatten(initial_params(VLM(presets.tiny()), 1, mesh, str(tmp_path)))
+    params = flatten(initial_params(VLM(presets.tiny()), EVERYTHING, 1, mesh, str(tmp_path)))
     fresh = flatten(init_params(VLM(presets.tiny()), 1, mesh))
     for path, x in flatten(source.params).items():
         np.testing.assert_array_equal(params[path], x)
@@ -279,7 +299,7 @@ def test_init_from_takes_weights_and_makes_only_the_rest(tmp_path, mesh):
     )
     narrow = dataclasses.replace(presets.tiny(), llm=dataclasses.replace(presets.tiny().llm, mlp_width=48))
     with pytest.raises(ValueError, match=r"llm/decoder/layers_0/down/kernel \(96, 48\) instead of \(48, 48\)"):
-        initial_params(VLM(narrow), 1, mesh, str(tmp_path))
+        initial_params(VLM(narrow), EVERYTHING, 1, mesh, str(tmp_path))
 
 
 def test_nan_stops_the_run(tmp_path):

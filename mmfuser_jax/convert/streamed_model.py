@@ -74,7 +74,7 @@ class StreamedModel:
         yield Stage(At.LOGITS, logits)
         yield Stage(At.LOSS, cross_entropy(logits, probe.targets.astype(np.int32)).mean)
 
-    def _decoder(self, positions: jax.Array, mask: jax.Array) -> Callable[[int, jax.Array], jax.Array]:
+    def _decoder(self, positions: jax.Array, mask: Packed) -> Callable[[int, jax.Array], jax.Array]:
         """Gives a function from (layer number, hidden state) to the next hidden state; all layers compile as one."""
         config = self.config.llm
         frequencies = jnp.asarray(rotary_frequencies(config), jnp.float32)

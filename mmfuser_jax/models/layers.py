@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from mmfuser_jax.models.lora import LoraConfig, LoraDense
+from mmfuser_jax.ops.attention import RESIDUAL
 from mmfuser_jax.sharding import named
 
 DType = Any
@@ -17,9 +20,11 @@ Initializer = Callable[..., jax.Array]
 REMAT_POLICIES: dict[str, Callable[..., bool] | None] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
+    "attention": jax.checkpoint_policies.save_only_these_names(RESIDUAL),
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-"""What a rematerialised block keeps for its backward pass: everything, nothing, or the outputs of its matmuls."""
+"""What a rematerialised block keeps for its backward pass: everything, nothing, the outputs of its attention (which
+spare the attention kernel of a TPU a second run), or the outputs of its matmuls."""
 
 
 def dense(
@@ -32,12 +37,16 @@ def dense(
     use_bias: bool = True,
     kernel_init: Initializer | None = None,
     bias_init: Initializer | None = None,
+    lora: LoraConfig | None = None,
 ) -> nn.DenseGeneral:
     """A dense layer over the last `in_dims` axes; `axes` names the kernel's axes, inputs first, then `features`.
 
-    Parameters are float32, computing happens in `dtype`. Default initialisation: LeCun normal and zero bias.
+    Parameters are float32, computing happens in `dtype`. Default initialisation: LeCun normal and zero bias. A layer that
+    `lora` names gets an adapter.
     """
-    return nn.DenseGeneral(
+    adapted = lora is not None and name in lora.targets
+    layer = functools.partial(LoraDense, lora=lora, axes=tuple(axes)) if adapted else nn.DenseGeneral
+    return layer(
         features=features,
         axis=tuple(range(-in_dims, 0)),
         use_bias=use_bias,
@@ -96,7 +105,7 @@ class Stack(nn.Module):
             scanned = nn.scan(
                 block,
                 variable_axes={"params": 0},
-                split_rngs={"params": True},
+                split_rngs={"params": True, "dropout": True},
                 in_axes=(0, *[nn.broadcast] * len(broadcast)),
                 length=self.depth,
                 metadata_params={nn.PARTITION_NAME: "layers"},

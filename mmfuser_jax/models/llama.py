@@ -13,7 +13,9 @@ from flax import linen as nn
 from jaxtyping import Bool, Float, Int
 
 from mmfuser_jax.models.layers import DType, Stack, dense, rms_norm, stack_outputs
+from mmfuser_jax.models.lora import LoraConfig
 from mmfuser_jax.ops.attention import Packed, attention, window_mask
+from mmfuser_jax.ops.cross_entropy import TokenLoss, head_cross_entropy
 from mmfuser_jax.sharding import constrain, named
 from mmfuser_jax.types import Array, KVCache
 
@@ -57,6 +59,7 @@ class LlamaConfig:
       sliding_window: positions a token looks back at, itself included (Mistral); 0 for all.
       tied_head: the output head is the transposed embedding.
       scan_layers: parameter layout, see `layers.Stack`.
+      lora: adapters, or None.
     """
 
     vocab_size: int
@@ -72,6 +75,7 @@ class LlamaConfig:
     sliding_window: int = 0
     tied_head: bool = False
     scan_layers: bool = False
+    lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -133,11 +137,13 @@ class LlamaBlock(nn.Module):
         x = x + attended
         h = rms_norm(config.norm_epsilon, name="mlp_norm", dtype=self.dtype)(x)
         gate, up = (
-            dense(config.mlp_width, ("embed", "mlp"), use_bias=False, name=name, dtype=self.dtype)(h)
+            dense(config.mlp_width, ("embed", "mlp"), use_bias=False, name=name, dtype=self.dtype, lora=config.lora)(h)
             for name in ("gate", "up")
         )
         h = constrain(jax.nn.silu(gate) * up, "batch", "length", "activation_mlp")
-        x = x + dense(config.width, ("mlp", "embed"), use_bias=False, name="down", dtype=self.dtype)(h)
+        x = x + dense(config.width, ("mlp", "embed"), use_bias=False, name="down", dtype=self.dtype, lora=config.lora)(
+            h
+        )
         return constrain(x, "batch", "length", "activation_embed"), cache
 
     def _attend(
@@ -150,9 +156,14 @@ class LlamaBlock(nn.Module):
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         config = self.config
         query, key, value = (
-            dense((heads, config.head_width), ("embed", axis, "head_dim"), use_bias=False, name=name, dtype=self.dtype)(
-                h
-            )
+            dense(
+                (heads, config.head_width),
+                ("embed", axis, "head_dim"),
+                use_bias=False,
+                name=name,
+                dtype=self.dtype,
+                lora=config.lora,
+            )(h)
             for name, heads, axis in (
                 ("query", config.heads, "heads"),
                 ("key", config.kv_heads, "kv_heads"),
@@ -166,7 +177,13 @@ class LlamaBlock(nn.Module):
         key, value = (constrain(x, "batch", "kv_length", "activation_kv_heads", "head_dim") for x in (key, value))
         h = attention(query, key.astype(self.dtype), value.astype(self.dtype), mask)
         out = dense(
-            config.width, ("heads", "head_dim", "embed"), in_dims=2, use_bias=False, name="out", dtype=self.dtype
+            config.width,
+            ("heads", "head_dim", "embed"),
+            in_dims=2,
+            use_bias=False,
+            name="out",
+            dtype=self.dtype,
+            lora=config.lora,
         )
         return out(h), cache
 
@@ -245,8 +262,15 @@ class Llama(nn.Module):
             cache = KVCache(keys=keys, values=values, lengths=cache.lengths + embeddings.shape[1])
         return self.final_norm(x), cache
 
+    @property
+    def _output_matrix(self) -> Float[jax.Array, "D V"]:
+        return (self.embedding.T if self.config.tied_head else self.head).astype(self.dtype)
+
+    def loss(self, hidden: Float[jax.Array, "B T D"], targets: Int[Array, "B T"]) -> TokenLoss:
+        """Loss of final hidden states, without their logits where those would be large."""
+        return head_cross_entropy(hidden, self._output_matrix, targets)
+
     def logits(self, hidden: Float[jax.Array, "B T D"]) -> Float[jax.Array, "B T V"]:
         """float32 logits of final hidden states."""
-        head = self.embedding.T if self.config.tied_head else self.head
-        logits = jnp.einsum("btd,dv->btv", hidden, head.astype(self.dtype), preferred_element_type=jnp.float32)
+        logits = jnp.einsum("btd,dv->btv", hidden, self._output_matrix, preferred_element_type=jnp.float32)
         return constrain(logits, "batch", "length", "activation_vocab")

@@ -16,8 +16,10 @@ from mmfuser_jax.models.clip_vit import ClipVit, ClipVitConfig
 from mmfuser_jax.models.fuser import Fuser, FuserConfig
 from mmfuser_jax.models.layers import DType
 from mmfuser_jax.models.llama import Llama, LlamaConfig, RopeScaling
+from mmfuser_jax.models.lora import LoraConfig
 from mmfuser_jax.models.projector import Projector, ProjectorConfig
 from mmfuser_jax.ops.attention import Packed
+from mmfuser_jax.ops.cross_entropy import TokenLoss
 from mmfuser_jax.sharding import constrain, named
 from mmfuser_jax.types import CLIP_MEAN, CLIP_STD, NEWLINE_SLOT, Array, Batch, KVCache, ModelOutput, VisualFeatures
 
@@ -77,9 +79,9 @@ class VlmConfig:
         parts = {"vision": ClipVitConfig, "llm": LlamaConfig, "projector": ProjectorConfig, "fuser": FuserConfig}
         built: dict[str, Any] = dict(fields)
         llm = built.get("llm")
-        if llm and llm.get("rope_scaling") is not None:
-            scaling = _build(RopeScaling, llm["rope_scaling"], "model.llm.rope_scaling")
-            built["llm"] = {**llm, "rope_scaling": scaling}
+        for name, part in (("rope_scaling", RopeScaling), ("lora", LoraConfig)):
+            if llm and llm.get(name) is not None:
+                built["llm"] = {**built["llm"], name: _build(part, llm[name], f"model.llm.{name}")}
         for name, part in parts.items():
             if built.get(name) is not None:
                 built[name] = _build(part, built[name], f"model.{name}")
@@ -181,10 +183,16 @@ class VLM(nn.Module):
 
     def __call__(self, batch: Batch) -> ModelOutput:
         """Logits of a packed batch; targets are not looked at."""
+        return ModelOutput(logits=self.llm.logits(self._hidden(batch)))
+
+    def loss(self, batch: Batch) -> TokenLoss:
+        """Loss of a packed batch."""
+        return self.llm.loss(self._hidden(batch), batch.targets)
+
+    def _hidden(self, batch: Batch) -> Float[jax.Array, "B T D"]:
         embeddings = self.merge(batch.tokens, batch.image_index, self.encode_images(batch.pixels))
         mask = Packed(batch.segment_ids, batch.branch_ids, batch.positions, self.config.llm.sliding_window)
-        hidden, _ = self.llm(embeddings, positions=batch.positions, mask=mask)
-        return ModelOutput(logits=self.llm.logits(hidden))
+        return self.llm(embeddings, positions=batch.positions, mask=mask)[0]
 
     def decode(
         self,

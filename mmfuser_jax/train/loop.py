@@ -30,7 +30,14 @@ from mmfuser_jax.train.errors import TrainingError
 from mmfuser_jax.train.metrics import Meter, MetricsWriter, describe
 from mmfuser_jax.train.optim import assign_rules, flatten, learning_rates
 from mmfuser_jax.train.stage_data import StageData, stage_loading
-from mmfuser_jax.train.state import TrainState, abstract_state, init_state, initial_params
+from mmfuser_jax.train.state import (
+    TrainState,
+    abstract_state,
+    init_state,
+    initial_params,
+    next_stage_params,
+    stage_params,
+)
 from mmfuser_jax.train.step import make_train_step
 
 LOG = logging.getLogger(__name__)
@@ -188,7 +195,10 @@ def _train_stage(run: _Run, stage: Stage, params: Any, validate: Validate | None
         if stage.start < run.resume_step:
             state = _restore(run, stage, data)
         else:
-            params = initial_params(run.model, config.seed, mesh, config.init_from) if params is None else params
+            if params is None:
+                params = initial_params(run.model, stage.optimizer, config.seed, mesh, config.init_from)
+            else:
+                params = next_stage_params(params, stage.optimizer, run.model, mesh)
             state = init_state(params, stage.optimizer, config.seed, mesh)
         step = stage.start + int(state.step)
         if step == stage.end:
@@ -230,7 +240,8 @@ def _save(run: _Run, stage: Stage, step: int, state: TrainState, data: StageData
 
 def _restore(run: _Run, stage: Stage, data: StageData) -> TrainState:
     data.resume(run.checkpoints.read_meta(run.resume_step))
-    shapes = abstract_state(abstract_params(run.model, run.mesh), stage.optimizer, run.mesh)
+    params = stage_params(abstract_params(run.model, run.mesh), stage.optimizer, run.model.dtype)
+    shapes = abstract_state(params, stage.optimizer, run.mesh)
     train = {"step": shapes.step, "opt_state": shapes.opt_state, "rng": shapes.rng}
     params, train = run.checkpoints.restore(run.resume_step, params=shapes.params, train=train, data=data.iterator)
     LOG.info("resumed at step %d of stage %s", run.resume_step, stage.name)

@@ -15,8 +15,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 FlatParams = dict[str, Any]
 """Parameters by path, "llm/decoder/layers_0/query/kernel"."""
 
-DECAYED = re.compile(r".*(kernel|embedding|head)$")
-"""Parameters that weight decay pulls on: matrices, not norms, biases or gammas."""
+MATRIX = re.compile(r".*(kernel|embedding|head|lora_[ab])$")
+"""Parameters that weight decay pulls on, and that a 16-bit model keeps in 16 bits: not norms, biases or gammas."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _first_match(path: str, rules: Sequence[Rule]) -> int:
 
 def _adamw(config: OptimizerConfig, rate: optax.Schedule) -> optax.GradientTransformation:
     return optax.adamw(
-        rate, config.b1, config.b2, config.epsilon, weight_decay=config.weight_decay, mask=_map_paths(DECAYED.match)
+        rate, config.b1, config.b2, config.epsilon, weight_decay=config.weight_decay, mask=_map_paths(MATRIX.match)
     )
 
 

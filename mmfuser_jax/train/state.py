@@ -16,8 +16,9 @@ from jax.sharding import Mesh
 from mmfuser_jax import layout, model_folder, sharding
 from mmfuser_jax.checkpoint import StoredParams, restore_params
 from mmfuser_jax.models import VLM
-from mmfuser_jax.models.params import abstract_params, dummy_batch, init_params, with_shardings
+from mmfuser_jax.models.params import abstract_params, dummy_batch, with_shardings
 from mmfuser_jax.train.optim import (
+    MATRIX,
     FlatParams,
     OptimizerConfig,
     flatten,
@@ -48,28 +49,55 @@ class TrainState:
     rng: Leaf
 
 
-def initial_params(model: VLM, seed: int, mesh: Mesh, init_from: str = "") -> Any:
-    """Fresh parameters, or those of another model folder with only the missing ones made fresh.
+def compute_dtype(path: str, stored: Any, dtype: Any) -> Any:
+    """Dtype in which a model of `dtype` uses a parameter: matrices in its own, norms, biases and gammas as stored."""
+    return dtype if MATRIX.match(path) else stored
+
+
+def stage_params(params: Any, config: OptimizerConfig, dtype: Any) -> Any:
+    """Abstract parameters as a stage holds them: trained ones in float32, frozen matrices in the compute dtype.
+
+    A frozen vision tower or language model then takes half the memory, and computes exactly what it would from float32.
+    """
+    _, frozen = split_trainable(params, config.rules)
+    return unflatten(
+        {
+            path: x.update(dtype=compute_dtype(path, x.dtype, dtype)) if path in frozen else x
+            for path, x in flatten(params).items()
+        }
+    )
+
+
+def initial_params(model: VLM, config: OptimizerConfig, seed: int, mesh: Mesh, init_from: str = "") -> Any:
+    """Parameters for a stage (see `stage_params`): fresh, or another model folder's with only the missing ones fresh.
 
     Raises:
       CheckpointError: `init_from` is no model, has parameters that this model lacks, or some of another shape.
     """
-    if not init_from:
-        return init_params(model, seed, mesh)
-    folder = Path(init_from) / model_folder.CHECKPOINTS
-    stored = StoredParams(folder)
-    wanted = flatten(abstract_params(model, mesh))
-    present = {path: x for path, x in wanted.items() if layout.sources(path, x.shape, stored.shapes)}
-    restored, step = restore_params(folder, unflatten(present))
-    loaded = flatten(restored)
-    missing = {path: x.sharding for path, x in wanted.items() if path not in loaded}
-    LOG.info("started from %s, step %d; fresh: %s", init_from, step, ", ".join(missing) or "nothing")
+    wanted = flatten(stage_params(abstract_params(model, mesh), config, model.dtype))
+    loaded: FlatParams = {}
+    if init_from:
+        folder = Path(init_from) / model_folder.CHECKPOINTS
+        stored = StoredParams(folder)
+        present = {path: x for path, x in wanted.items() if layout.sources(path, x.shape, stored.shapes)}
+        restored, step = restore_params(folder, unflatten(present))
+        loaded = flatten(restored)
+        fresh = ", ".join(path for path in wanted if path not in loaded)
+        LOG.info("started from %s, step %d; fresh: %s", init_from, step, fresh or "nothing")
+    missing = {path: x for path, x in wanted.items() if path not in loaded}
 
     def init_missing(key: jax.Array) -> FlatParams:
         params = flatten(meta.unbox(model.init(key, dummy_batch(model))["params"]))
-        return {path: params[path] for path in missing}
+        return {path: params[path].astype(x.dtype) for path, x in missing.items()}
 
-    return unflatten({**loaded, **jax.jit(init_missing, out_shardings=missing)(jax.random.key(seed))})
+    placements = {path: x.sharding for path, x in missing.items()}
+    return unflatten({**loaded, **jax.jit(init_missing, out_shardings=placements)(jax.random.key(seed))})
+
+
+def next_stage_params(params: Any, config: OptimizerConfig, model: VLM, mesh: Mesh) -> Any:
+    """An earlier stage's parameters in the dtypes of the next one."""
+    wanted = flatten(stage_params(abstract_params(model, mesh), config, model.dtype))
+    return unflatten({path: x.astype(wanted[path].dtype) for path, x in flatten(params).items()})
 
 
 def abstract_state(params: Any, config: OptimizerConfig, mesh: Mesh) -> TrainState:

@@ -13,9 +13,9 @@ from jax.sharding import Mesh
 
 from mmfuser_jax import sharding
 from mmfuser_jax.models import VLM
-from mmfuser_jax.ops.cross_entropy import TokenLoss, cross_entropy
-from mmfuser_jax.train.optim import FlatParams, OptimizerConfig, make_optimizer, split_trainable, unflatten
-from mmfuser_jax.train.state import TrainState
+from mmfuser_jax.ops.cross_entropy import TokenLoss
+from mmfuser_jax.train.optim import FlatParams, OptimizerConfig, flatten, make_optimizer, split_trainable, unflatten
+from mmfuser_jax.train.state import TrainState, compute_dtype
 from mmfuser_jax.types import Batch
 
 Metrics = dict[str, jax.Array]
@@ -30,20 +30,27 @@ def make_train_step(
 
     Metrics: `loss` (nats per supervised token of the global batch), `accuracy` (of supervised tokens), `tokens`
     (supervised), `grad_norm` (before clipping).
+
+    With a 16-bit model, trained parameters stay float32; what is differentiated is a 16-bit copy of their matrices, so
+    gradients are 16-bit until the optimizer takes them.
     """
+
+    placement = jax.tree.map(lambda x: x.sharding, state)
+    placed = flatten(placement.params)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         trained, frozen = split_trainable(state.params, config.rules)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
 
-        def loss_of(trained: FlatParams) -> tuple[jax.Array, TokenLoss]:
-            params = {"params": unflatten({**frozen, **trained})}
-            output: Any = model.apply(params, batch, rngs={"dropout": key})
-            loss = cross_entropy(output.logits, batch.targets)
+        def loss_of(computing: FlatParams) -> tuple[jax.Array, TokenLoss]:
+            params = {"params": unflatten({**frozen, **computing})}
+            loss: Any = model.apply(params, batch, rngs={"dropout": key}, method="loss")
             return loss.mean, loss
 
         with sharding.use_mesh(mesh):
-            (mean, loss), gradients = jax.value_and_grad(loss_of, has_aux=True)(trained)
+            computing = _in_compute_dtype(trained, placed, model)
+            (mean, loss), gradients = jax.value_and_grad(loss_of, has_aux=True)(computing)
+        gradients = jax.tree.map(lambda g, x: g.astype(x.dtype), gradients, trained)
         optimizer = make_optimizer(config, trained)
         updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
         trained = optax.apply_updates(trained, updates)
@@ -56,5 +63,15 @@ def make_train_step(
         params = unflatten({**frozen, **trained})
         return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
-    placement = jax.tree.map(lambda x: x.sharding, state)
     return jax.jit(step, donate_argnums=0, out_shardings=(placement, sharding.replicated(mesh)))
+
+
+def _in_compute_dtype(trained: FlatParams, placed: FlatParams, model: VLM) -> FlatParams:
+    """Matrices in the dtype that the model computes in, still spread over the devices.
+
+    Cast first, they are gathered, and their gradients reduced, at half the volume of their float32 masters.
+    """
+    return {
+        path: jax.lax.with_sharding_constraint(x.astype(compute_dtype(path, x.dtype, model.dtype)), placed[path])
+        for path, x in trained.items()
+    }

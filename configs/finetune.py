@@ -1,0 +1,54 @@
+"""Stage 2 at full size: fuser, projector and language model learn to follow instructions, the vision tower frozen.
+
+    python launch/train.py --config=configs/finetune.py:7b --workdir=runs/finetune_7b
+    python launch/train.py --config=configs/finetune.py:7b,lora --workdir=runs/lora_7b
+    python launch/aot.py --config=configs/finetune.py:7b --topology=v5e:8x8    # does it fit, and how long does it take?
+
+The published recipe of LLaVA-1.5 and MMFuser: 665K conversations in the `v1` template, one epoch of 5,198 steps at a
+global batch of 128, learning rate 2e-5, cosine with 3 % warm-up, no decay, no clipping. With `lora`: adapters of rank
+128 on every matrix of the language model at 2e-4, projector and fuser at 2e-5.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from configs import common
+from mmfuser_jax import presets
+from mmfuser_jax.models import LoraConfig
+
+SIZES, METHODS = ("7b", "13b"), ("full", "lora")
+FULL = (("vision_encoder/", None), (".*", 2e-5))
+LORA = ((r"llm/.*/lora_[ab]$", 2e-4), ("(fuser|projector)/", 2e-5), (".*", None))
+
+
+def get_config(arg: str = "7b") -> ConfigDict:
+    """`arg`: size of the language model, "7b" or "13b", and "full" (default) or "lora", as in "7b,lora"."""
+    size, _, method = arg.partition(",")
+    method = method or "full"
+    if size not in SIZES or method not in METHODS:
+        raise ValueError(f"configs/finetune.py:{arg}: the argument is {'|'.join(SIZES)}[,{'|'.join(METHODS)}]")
+    model = presets.PRESETS[f"mmfuser_{size}"]()
+    if method == "lora":
+        model = dataclasses.replace(model, llm=dataclasses.replace(model.llm, lora=LoraConfig(128, 256, dropout=0.05)))
+    stage = common.stage(
+        {"instructions": common.source("data/llava_v1_5_mix665k.json")},
+        rules=LORA if method == "lora" else FULL,
+        steps=5198,
+        template="v1",
+        batch_size=128,
+        tiles=1,
+    )
+    return common.run(
+        model,
+        {"finetune": stage},
+        init_from=f"runs/pretrain_{size}",
+        aspect="pad",
+        dtype="bfloat16",
+        remat="full",
+        mesh={"data": 1, "fsdp": -1, "tensor": 1, "sequence": 1},
+        workers=4,
+        checkpoint_every=500,
+    )

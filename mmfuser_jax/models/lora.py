@@ -1,0 +1,77 @@
+"""Low-rank adapters beside the dense layers of the language model (LoRA, arXiv 2106.09685)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Float
+
+from mmfuser_jax.sharding import named
+
+TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+    """Which dense layers of a decoder block get adapters, and of what size.
+
+    Attributes:
+      rank: inner width.
+      alpha: the adapter's output is scaled by alpha / rank.
+      dropout: share of inputs that an adapter does not see in a training step.
+      targets: names of the layers.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    targets: tuple[str, ...] = TARGETS
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not 0 <= self.dropout < 1:
+            raise ValueError(f"LoRA rank {self.rank} must be positive, dropout {self.dropout} in [0, 1)")
+        if unknown := set(self.targets) - set(TARGETS):
+            raise ValueError(f"LoRA targets {sorted(unknown)} are not among {', '.join(TARGETS)}")
+
+
+class LoraDense(nn.DenseGeneral):
+    """x W + (alpha / rank) x A B: a dense layer whose kernel usually stays frozen while A and B train.
+
+    A starts like PyTorch's `kaiming_uniform_(a=sqrt(5))`, B at zero, as in PEFT, so that a fresh adapter adds nothing.
+
+    Attributes:
+      lora: sizes.
+      axes: logical names of the kernel's axes.
+    """
+
+    lora: LoraConfig | None = None
+    axes: tuple[str, ...] = ()
+
+    @nn.compact
+    def __call__(self, x: Float[jax.Array, "*batch"]) -> Float[jax.Array, "*batch"]:
+        """The layer's output, adapter included; drops inputs only where a "dropout" key is given."""
+        lora: Any = self.lora
+        base = super().__call__(x)
+        inputs = len(self.axis) if isinstance(self.axis, tuple) else 1
+        features = self.features if isinstance(self.features, tuple) else (self.features,)
+        uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=range(inputs), out_axis=-1)
+        down = self.param(
+            "lora_a", named(uniform, *self.axes[:inputs], "lora_rank"), (*x.shape[-inputs:], lora.rank)
+        ).astype(self.dtype)
+        up = self.param(
+            "lora_b", named(nn.initializers.zeros_init(), "lora_rank", *self.axes[inputs:]), (lora.rank, *features)
+        ).astype(self.dtype)
+        x = nn.Dropout(lora.dropout, deterministic=not self.has_rng("dropout"))(x.astype(self.dtype))
+        inner = jnp.tensordot(x, down, axes=inputs)
+        return base + jnp.tensordot(inner, up, axes=1) * jnp.asarray(lora.alpha / lora.rank, base.dtype)
+
+
+def merged(kernel: Any, down: Any, up: Any, lora: LoraConfig) -> Any:
+    """The kernel that does alone what it does with its adapter: W + (alpha / rank) A B."""
+    inner = down.reshape(-1, lora.rank) @ up.reshape(lora.rank, math.prod(up.shape[1:]))
+    return kernel + (lora.alpha / lora.rank) * inner.reshape(kernel.shape)
