@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -38,23 +37,23 @@ def dense(
     kernel_init: Initializer | None = None,
     bias_init: Initializer | None = None,
     lora: LoraConfig | None = None,
-) -> nn.DenseGeneral:
+) -> nn.DenseGeneral | LoraDense:
     """A dense layer over the last `in_dims` axes; `axes` names the kernel's axes, inputs first, then `features`.
 
     Parameters are float32, computing happens in `dtype`. Default initialisation: LeCun normal and zero bias. A layer that
     `lora` names gets an adapter.
     """
     adapted = lora is not None and name in lora.targets
-    layer = functools.partial(LoraDense, lora=lora, axes=tuple(axes)) if adapted else nn.DenseGeneral
-    return layer(
+    layer = nn.DenseGeneral(
         features=features,
         axis=tuple(range(-in_dims, 0)),
         use_bias=use_bias,
         dtype=dtype,
         kernel_init=named(kernel_init or nn.initializers.lecun_normal(), *axes),
         bias_init=named(bias_init or nn.initializers.zeros_init(), *axes[in_dims:]),
-        name=name,
+        **({"parent": None} if adapted else {"name": name}),
     )
+    return LoraDense(layer, tuple(axes), lora, name=name) if lora is not None and adapted else layer
 
 
 def layer_norm(epsilon: float, *, name: str, dtype: DType) -> nn.LayerNorm:

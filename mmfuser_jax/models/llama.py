@@ -19,6 +19,9 @@ from mmfuser_jax.ops.cross_entropy import TokenLoss, head_cross_entropy
 from mmfuser_jax.sharding import constrain, named
 from mmfuser_jax.types import Array, KVCache
 
+CACHE_AXES = ("layers", "batch", "kv_length", "activation_kv_heads", "head_dim")
+"""Logical axes of the cached keys and values [L,B,S,G,H]."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
@@ -88,7 +91,7 @@ class LlamaConfig:
     def empty_cache(self, rows: int, slots: int, dtype: DType = jnp.float32) -> KVCache:
         """A KVCache for `rows` sequences of at most `slots` tokens."""
         shape = (self.depth, rows, slots, self.kv_heads, self.head_width)
-        zeros = jnp.zeros(shape, dtype)
+        zeros = constrain(jnp.zeros(shape, dtype), *CACHE_AXES)
         return KVCache(keys=zeros, values=zeros, lengths=jnp.zeros(rows, jnp.int32))
 
 
@@ -173,8 +176,9 @@ class LlamaBlock(nn.Module):
         query, key = apply_rotary(query, angles), apply_rotary(key, angles)
         query = constrain(query, "batch", "length", "activation_heads", "head_dim")
         if cache is not None and lengths is not None:
-            key, value = cache = (_write(cache[0], key, lengths), _write(cache[1], value, lengths))
-        key, value = (constrain(x, "batch", "kv_length", "activation_kv_heads", "head_dim") for x in (key, value))
+            key, value = (_write(cache[0], key, lengths), _write(cache[1], value, lengths))
+        key, value = (constrain(x, *CACHE_AXES[1:]) for x in (key, value))
+        cache = None if cache is None else (key, value)
         h = attention(query, key.astype(self.dtype), value.astype(self.dtype), mask)
         out = dense(
             config.width,

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Float
 
 from mmfuser_jax.sharding import named
+from mmfuser_jax.types import Array
 
 TARGETS = ("query", "key", "value", "out", "gate", "up", "down")
 
@@ -39,36 +39,38 @@ class LoraConfig:
             raise ValueError(f"LoRA targets {sorted(unknown)} are not among {', '.join(TARGETS)}")
 
 
-class LoraDense(nn.DenseGeneral):
+class LoraDense(nn.Module):
     """x W + (alpha / rank) x A B: a dense layer whose kernel usually stays frozen while A and B train.
 
     A starts like PyTorch's `kaiming_uniform_(a=sqrt(5))`, B at zero, as in PEFT, so that a fresh adapter adds nothing.
 
     Attributes:
-      lora: sizes.
+      base: the layer; its kernel keeps its name and place.
       axes: logical names of the kernel's axes.
+      lora: sizes.
     """
 
-    lora: LoraConfig | None = None
-    axes: tuple[str, ...] = ()
+    base: nn.DenseGeneral
+    axes: tuple[str, ...]
+    lora: LoraConfig
+
+    def setup(self) -> None:
+        nn.share_scope(self, self.base)
 
     @nn.compact
-    def __call__(self, x: Float[jax.Array, "*batch"]) -> Float[jax.Array, "*batch"]:
+    def __call__(self, x: Array) -> jax.Array:
         """The layer's output, adapter included; drops inputs only where a "dropout" key is given."""
-        lora: Any = self.lora
-        base = super().__call__(x)
-        inputs = len(self.axis) if isinstance(self.axis, tuple) else 1
-        features = self.features if isinstance(self.features, tuple) else (self.features,)
-        uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=range(inputs), out_axis=-1)
-        down = self.param(
-            "lora_a", named(uniform, *self.axes[:inputs], "lora_rank"), (*x.shape[-inputs:], lora.rank)
-        ).astype(self.dtype)
-        up = self.param(
-            "lora_b", named(nn.initializers.zeros_init(), "lora_rank", *self.axes[inputs:]), (lora.rank, *features)
-        ).astype(self.dtype)
-        x = nn.Dropout(lora.dropout, deterministic=not self.has_rng("dropout"))(x.astype(self.dtype))
-        inner = jnp.tensordot(x, down, axes=inputs)
-        return base + jnp.tensordot(inner, up, axes=1) * jnp.asarray(lora.alpha / lora.rank, base.dtype)
+        base, lora = self.base(x), self.lora
+        inputs, outputs = x.shape[-len(self.base.axis) :], base.shape[x.ndim - len(self.base.axis) :]
+        uniform = nn.initializers.variance_scaling(
+            1 / 3, "fan_in", "uniform", in_axis=range(len(inputs)), out_axis=-1
+        )  # of 1 / sqrt(inputs) at most
+        down_axes, up_axes = (*self.axes[: len(inputs)], "lora_rank"), ("lora_rank", *self.axes[len(inputs) :])
+        down = self.param("lora_a", named(uniform, *down_axes), (*inputs, lora.rank))
+        up = self.param("lora_b", named(nn.initializers.zeros_init(), *up_axes), (lora.rank, *outputs))
+        x = nn.Dropout(lora.dropout, deterministic=not self.has_rng("dropout"))(x.astype(base.dtype))
+        inner = jnp.tensordot(x, down.astype(base.dtype), axes=len(inputs))
+        return base + jnp.tensordot(inner, up.astype(base.dtype), axes=1) * (lora.alpha / lora.rank)
 
 
 def merged(kernel: Any, down: Any, up: Any, lora: LoraConfig) -> Any:

@@ -79,7 +79,8 @@ class VlmConfig:
         parts = {"vision": ClipVitConfig, "llm": LlamaConfig, "projector": ProjectorConfig, "fuser": FuserConfig}
         built: dict[str, Any] = dict(fields)
         llm = built.get("llm")
-        for name, part in (("rope_scaling", RopeScaling), ("lora", LoraConfig)):
+        llm_parts: dict[str, Any] = {"rope_scaling": RopeScaling, "lora": LoraConfig}
+        for name, part in llm_parts.items():
             if llm and llm.get(name) is not None:
                 built["llm"] = {**built["llm"], name: _build(part, llm[name], f"model.llm.{name}")}
         for name, part in parts.items():
