@@ -72,6 +72,7 @@ def stage(
             "shift": 0,
             "flip": False,
             "batch_size": 128,
+            "accumulate": 1,  # parts a batch is computed in, to hold the activations of one at a time
             "fuser": True,  # False bypasses it while it is still the identity
             "rules": rules,
             "steps": steps,

@@ -6,8 +6,9 @@
 
 The published recipe of LLaVA-1.5 and MMFuser: 558K captions in the `plain` template, one epoch of 2,181 steps at a
 global batch of 256, learning rate 1e-3 (at 13B the fuser's is 1e-4), cosine with 3 % warm-up, no decay, no clipping.
-Rows are packed here, so that 256 rows of 2,048 tokens hold about three pictures each instead of one: the same epoch is
-a third of the steps. `steps` and `batch_size` below are the published ones, in rows of one example each.
+A row holds one picture, as a row of the published recipe does, so that steps and batch size mean the same. Captions are
+short: three pictures fit a row of 2,048 tokens, and --config.stages.pretrain.tiles=3 with --config.stages.pretrain.batch_size=86
+makes as large a step of a third of the rows.
 """
 
 from __future__ import annotations

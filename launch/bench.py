@@ -1,27 +1,80 @@
 """Measures one suite: each row against a named peer in the same run, as a ratio.
 
-python launch/bench.py data [--json=FILE] [--rows=2000]
+python launch/bench.py ops|vision|train_step|decode|compile|data|all [--json=FILE] [--cores=2] [--repeats=7]
+python launch/bench.py growth --plot=FILE
+python launch/bench.py table --json=FILE --into=FILE.md
 """
 
+import functools
+import importlib
 from pathlib import Path
 
 from absl import flags
 
 from mmfuser_jax import cli
 
-_JSON = flags.DEFINE_string("json", "", "File for what was measured.")
+_JSON = flags.DEFINE_string("json", "", "File for what was measured; other suites in it stay.")
+_CORES = flags.DEFINE_integer("cores", 2, "Cores that ours and the peer are tied to.")
+_REPEATS = flags.DEFINE_integer("repeats", 7, "Times each row is measured, in turns with its peer.", lower_bound=1)
 _ROWS = flags.DEFINE_integer("rows", 2000, "data: rows of the generated set.")
+_PLOT = flags.DEFINE_string("plot", "", "growth: picture to write.")
+_INTO = flags.DEFINE_string("into", "", "table: document whose table to replace.")
+
+SUITES = ("ops", "vision", "train_step", "decode", "compile", "data")
 
 
-def data() -> None:
-    """The data path against a torch DataLoader."""
-    from mmfuser_jax.bench import data
-    from mmfuser_jax.bench.rows import show
+def measure(*suites: str) -> None:
+    """Measures some suites, printing each row as it is known."""
+    from mmfuser_jax.bench import rows, timing
 
-    show(data.run(_ROWS.value), Path(_JSON.value) if _JSON.value else None)
+    timing.pin(_CORES.value)
+    measured = {}
+    for suite in suites:
+        module = importlib.import_module(f"mmfuser_jax.bench.{suite}")
+        measured[suite] = []
+        for row in module.run(**_options(suite)):
+            print(row, flush=True)
+            measured[suite].append(row)
+            if _JSON.value:
+                rows.save(measured, Path(_JSON.value))
+    rows.show(measured)
 
 
-COMMANDS = {"data": cli.Command(data, (), ("json", "rows"))}
+def _options(suite: str) -> dict[str, int]:
+    special = {"data": {"rows": _ROWS.value}, "compile": {}}  # compiling once takes long enough
+    return special.get(suite, {"repeats": _REPEATS.value})
+
+
+def growth() -> None:
+    """How seconds grow with the size of the work."""
+    from mmfuser_jax.bench import growth, timing
+
+    timing.pin(_CORES.value)
+    points = []
+    for point in growth.measure(_REPEATS.value):
+        print(point, flush=True)
+        points.append(point)
+    growth.plot(points, Path(_PLOT.value))
+
+
+def table() -> None:
+    """What a file of rows says, as a document's table."""
+    from mmfuser_jax.bench import rows
+
+    rows.put_into(Path(_INTO.value), rows.load(Path(_JSON.value)))
+
+
+COMMANDS = {
+    **{
+        suite: cli.Command(
+            functools.partial(measure, suite), (), ("json", "cores", *(["rows"] if suite == "data" else ["repeats"]))
+        )
+        for suite in SUITES
+    },
+    "all": cli.Command(functools.partial(measure, *SUITES), (), ("json", "cores", "repeats", "rows")),
+    "growth": cli.Command(growth, ("plot",), ("cores", "repeats")),
+    "table": cli.Command(table, ("json", "into")),
+}
 
 if __name__ == "__main__":
     cli.run_command(COMMANDS)

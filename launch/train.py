@@ -1,8 +1,11 @@
 """Trains a model: every stage of a config, into a workdir. Run again with the same workdir, it resumes.
 
 python launch/train.py --config=configs/easy_vqa.py --workdir=runs/demo [--config.field=value …]
+
+On several hosts, every process runs the same command with --distributed and a workdir that all of them see.
 """
 
+import os
 from pathlib import Path
 
 from absl import flags
@@ -12,14 +15,27 @@ from mmfuser_jax import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config program, configs/NAME.py[:ARG].", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
+_CACHE = flags.DEFINE_string(
+    "compilation_cache",
+    os.environ.get("MMFUSER_CACHE", "~/.cache/mmfuser_jax"),
+    "Folder that keeps compiled programs (MMFUSER_CACHE); empty for none.",
+)
+_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of this run: pod, GKE, SLURM or MPI.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "Elsewhere: host:port where process 0 listens.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Elsewhere: processes of this run.", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Elsewhere: which of them this is, from 0.", lower_bound=0)
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main() -> None:
     """Trains and evaluates."""
+    from mmfuser_jax import compilation, distributed
     from mmfuser_jax.jobs.main import train_and_evaluate
 
-    train_and_evaluate(_CONFIG.value.to_dict(), Path(_WORKDIR.value))
+    if _CACHE.value:
+        compilation.cache_compilations(Path(_CACHE.value).expanduser())
+    with distributed.joined(_DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value):
+        train_and_evaluate(_CONFIG.value.to_dict(), Path(_WORKDIR.value))
 
 
 if __name__ == "__main__":

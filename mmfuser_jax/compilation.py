@@ -1,15 +1,26 @@
-"""Compiling for use rather than for training: memory before overlap."""
+"""Compiling for use rather than for training (memory before overlap), and keeping what was compiled."""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 
 CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 """The default starts early whatever it can: it converts all 16-bit weights to float32 before the first is used."""
+
+
+def cache_compilations(folder: Path) -> None:
+    """Keeps compiled programs in `folder`, so that the next run of the same config starts at once.
+
+    Several processes may share it: of one run, process 0 writes and all read; what was torn by a killed run is compiled
+    again, with a warning. A program is found again only by the same versions, flags and kind of device.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def frugal_jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -14,12 +15,13 @@ from PIL import Image
 
 from mmfuser_jax import convert, hub, model_folder, sharding
 from mmfuser_jax.checkpoint import restore_params
-from mmfuser_jax.compilation import frugal_jit
 from mmfuser_jax.data import Tokenizer, Turn, decode_answer, encode_prompt, end_ids, load_tokenizer
 from mmfuser_jax.data.packing import branch, pack_rows
 from mmfuser_jax.data.pictures import Picture
 from mmfuser_jax.data.records import IMAGE_MARKER
 from mmfuser_jax.generate import Engine, Sampling
+from mmfuser_jax.generate.engine import pad_rows
+from mmfuser_jax.generate.placed import params_jit
 from mmfuser_jax.model_folder import ModelCard
 from mmfuser_jax.models import VLM
 from mmfuser_jax.models.params import abstract_params
@@ -131,7 +133,9 @@ class VisionLanguageModel:
         length = max(example.length for example in examples)
         tiles = max(1, *(example.tiles for example in examples))
         batch = pack_rows([[x] for x in examples], length, tiles, self.card.images)
-        return np.asarray(_forward(self.model, self.params, batch))
+        count = sharding.padded_rows(len(rows), sharding.mesh_of(self.params))
+        batch = jax.tree.map(lambda x: pad_rows(x, count), batch)
+        return np.asarray(_forward(self.model, self.params, batch))[: len(rows)]
 
     def generate_ids(
         self,
@@ -149,7 +153,9 @@ class VisionLanguageModel:
     def visual_features(self, images: Sequence[Image.Image]) -> VisualFeatures:
         """Every stage of the visual path for some pictures, for inspection."""
         pixels = np.concatenate([self.preprocess(image) for image in images])
-        return _visual_features(self.model, self.params, pixels)
+        count = sharding.padded_rows(len(pixels), sharding.mesh_of(self.params))
+        features = _visual_features(self.model, self.params, pad_rows(pixels, count))
+        return jax.tree.map(lambda x: x[: len(pixels)], features)
 
     def _rows(
         self,
@@ -233,7 +239,7 @@ def _load_torch(folder: Path, dtype: Any, mesh: Mesh, template: str, allow_pickl
     return VisionLanguageModel(card, model, params, tokenizer)
 
 
-_forward = frugal_jit(lambda model, params, batch: model.apply({"params": params}, batch).logits, static_argnums=0)
-_visual_features = frugal_jit(
-    lambda model, params, pixels: model.apply({"params": params}, pixels, method="visual_features"), static_argnums=0
+_forward = params_jit(lambda model, params, batch: model.apply({"params": params}, batch).logits)
+_visual_features = params_jit(
+    lambda model, params, pixels: model.apply({"params": params}, pixels, method="visual_features")
 )

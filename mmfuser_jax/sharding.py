@@ -26,6 +26,9 @@ from mmfuser_jax.types import Array
 
 MESH_AXES = ("data", "fsdp", "tensor", "sequence")
 
+AnyMesh = Mesh | AbstractMesh
+"""Of devices, or of sizes alone, on which shapes are traced."""
+
 Names = Sequence[str | None]
 """Logical names of an array's axes; None: whole on every device."""
 
@@ -86,16 +89,14 @@ def logical_to_spec(axes: Sequence[str | None], rules: Rules = RULES) -> Partiti
     return PartitionSpec(*entries)
 
 
-def make_mesh(
-    data: int = 1, fsdp: int = 1, tensor: int = 1, sequence: int = 1, devices: Sequence[jax.Device] | None = None
-) -> Mesh:
+def make_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, sequence: int = 1, devices: Any = None) -> Mesh:
     """Mesh with the four axes of MESH_AXES; one axis may be -1 and takes the remaining devices.
 
     Inside a TPU slice, axes follow its torus. Only `data` crosses the network between slices: each slice is a block of it.
 
     Args:
       data, fsdp, tensor, sequence: sizes of the axes.
-      devices: by default all there are; those of a topology description make a mesh to compile for.
+      devices: list of jax.Device; by default all there are; those of a topology description make a mesh to compile for.
 
     Raises:
       ShardingError: the sizes do not multiply to the number of devices, or `data` does not divide over the slices.
@@ -128,11 +129,11 @@ def _slices(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:
     return [parts[index] for index in sorted(parts)]
 
 
-_active: list[Mesh] = []
+_active: list[AnyMesh] = []
 
 
 @contextlib.contextmanager
-def use_mesh(mesh: Mesh | None) -> Iterator[Mesh | None]:
+def use_mesh(mesh: AnyMesh | None) -> Iterator[AnyMesh | None]:
     """Makes `constrain` place activations on `mesh` (None: nowhere in particular) while the block traces."""
     if mesh is not None:
         _active.append(mesh)
@@ -157,22 +158,27 @@ def gathered(tree: Any) -> Any:
 
 
 def constrain(x: Array, *axes: str | None) -> jax.Array:
-    """Pins an activation to the placement its logical axes ask for; checks names even when no mesh is in use."""
-    spec = logical_to_spec(axes)
+    """Pins an activation to the placement its logical axes ask for; checks names even when no mesh is in use.
+
+    An axis of one entry stays whole, such as the length of a row when decoding.
+    """
+    logical_to_spec(axes)
     if len(axes) != x.ndim:
         raise ShardingError(f"{len(axes)} names {axes} for an array of shape {x.shape}")
     if not _active:
         return jnp.asarray(x)
+    spec = logical_to_spec([None if size == 1 else name for name, size in zip(axes, x.shape, strict=True)])
     return jax.lax.with_sharding_constraint(x, NamedSharding(_active[-1], spec))
 
 
 def platform() -> str:
     """ "cpu", "gpu" or "tpu": where the mesh in use lies, which need not be here when compiling ahead of time."""
-    name = _active[-1].devices.flat[0].platform if _active else jax.default_backend()
+    mesh = _active[-1] if _active else None
+    name = mesh.devices.flat[0].platform if isinstance(mesh, Mesh) else jax.default_backend()
     return "gpu" if name in ("cuda", "rocm") else name
 
 
-def active_mesh() -> Mesh | None:
+def active_mesh() -> AnyMesh | None:
     """The mesh in use, None outside `use_mesh` and on a single device."""
     return _active[-1] if _active and _active[-1].size > 1 else None
 
@@ -196,9 +202,10 @@ def per_shard(
     Returns:
       `function` itself where no mesh is in use, or one of a single device.
     """
-    several = any(isinstance(axes, tuple) for axes in out_axes)
+    out: Any = out_axes  # which of its two types it has, the type checker cannot tell
+    several = any(isinstance(axes, tuple) for axes in out)
     in_specs = tuple(logical_to_spec(axes) for axes in in_axes)
-    out_specs = tuple(logical_to_spec(axes) for axes in out_axes) if several else logical_to_spec(out_axes)
+    out_specs = tuple(logical_to_spec(axes) for axes in out) if several else logical_to_spec(out)
     mesh = active_mesh()
     if mesh is None:
         return function
@@ -229,7 +236,7 @@ def param_specs(boxed: Any, rules: Rules = RULES) -> dict[str, Any]:
     return jax.tree_util.tree_map_with_path(spec, boxed, is_leaf=lambda x: isinstance(x, meta.AxisMetadata))
 
 
-def param_shardings(boxed: Any, mesh: Mesh | AbstractMesh, rules: Rules = RULES) -> Any:
+def param_shardings(boxed: Any, mesh: AnyMesh, rules: Rules = RULES) -> Any:
     """NamedShardings of a boxed parameter tree on `mesh`.
 
     Raises:
@@ -243,9 +250,7 @@ def param_shardings(boxed: Any, mesh: Mesh | AbstractMesh, rules: Rules = RULES)
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, PartitionSpec))
 
 
-def _uneven(
-    shape: Sequence[int], spec: PartitionSpec, mesh: Mesh | AbstractMesh
-) -> Iterator[tuple[int, int, tuple[str, ...]]]:
+def _uneven(shape: Sequence[int], spec: PartitionSpec, mesh: AnyMesh) -> Iterator[tuple[int, int, tuple[str, ...]]]:
     """(size, devices, mesh axes) of the axes of an array that cannot be split into equal parts."""
     for size, entry in zip(shape, spec, strict=False):
         axes = (entry,) if isinstance(entry, str) else entry or ()
@@ -254,14 +259,20 @@ def _uneven(
             yield size, devices, axes
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: AnyMesh) -> NamedSharding:
     """Sharding of a value that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_devices(mesh: Mesh | AbstractMesh | None) -> int:
+def batch_devices(mesh: AnyMesh | None) -> int:
     """Devices that the rows of a batch are spread over; their number must divide by it."""
     return 1 if mesh is None else math.prod(mesh.shape[axis] for axis in mesh_axes("batch"))
+
+
+def padded_rows(count: int, mesh: AnyMesh | None) -> int:
+    """The next number of rows that divides over the devices of a mesh (None: over one)."""
+    devices = batch_devices(mesh)
+    return -(-count // devices) * devices
 
 
 def batch_spec(x: Any) -> PartitionSpec:
@@ -278,17 +289,23 @@ def batch_share(mesh: Mesh) -> tuple[int, int]:
     Raises:
       ShardingError: some processes have rows in common, but not all of theirs.
     """
-    blocks: dict[int, set[int]] = {}
-    for block, devices in enumerate(mesh.devices.reshape(batch_devices(mesh), -1)):
-        for device in devices:
-            blocks.setdefault(device.process_index, set()).add(block)
-    shares = sorted({tuple(sorted(held)) for held in blocks.values()})
-    if len({len(share) for share in shares}) > 1 or sum(map(len, shares)) != batch_devices(mesh):
+    owners = np.vectorize(lambda device: device.process_index)(mesh.devices).reshape(batch_devices(mesh), -1)
+    try:
+        return row_shares(owners)[jax.process_index()]
+    except ShardingError as error:
+        raise ShardingError(f"mesh {dict(mesh.shape)}: {error}") from None
+
+
+def row_shares(owners: np.ndarray) -> dict[int, tuple[int, int]]:
+    """`batch_share` of every process, from the processes [blocks of rows, devices of a block] that own the devices."""
+    blocks = {int(process): tuple(np.flatnonzero((owners == process).any(axis=1))) for process in np.unique(owners)}
+    shares = sorted(set(blocks.values()))
+    if len({len(share) for share in shares}) > 1 or sum(map(len, shares)) != len(owners):
         raise ShardingError(
-            f"mesh {dict(mesh.shape)}: some processes share rows of the batch only in part; let tensor × sequence divide "
-            f"the devices of a process, or be a multiple of them"
+            "some processes share rows of the batch only in part; let tensor × sequence divide the devices of a process, "
+            "or be a multiple of them"
         )
-    return shares.index(tuple(sorted(blocks[jax.process_index()]))), len(shares)
+    return {process: (shares.index(held), len(shares)) for process, held in blocks.items()}
 
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:

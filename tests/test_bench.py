@@ -1,9 +1,15 @@
-"""The peer of the data benchmark does the same work as ours, and ratios point the right way."""
+"""The peers of the benchmarks do the same work as ours, and ratios point the right way."""
 
+import dataclasses
+import time
+
+import jax
 import numpy as np
 import pytest
 
-from mmfuser_jax.bench.rows import BenchRow
+from mmfuser_jax import presets
+from mmfuser_jax.bench import decode, growth, models, ops, timing, torch_models, train_step, vision
+from mmfuser_jax.bench.rows import BEGIN, END, BenchRow, load, put_into, save
 from mmfuser_jax.bench.torch_loader import LlavaDataset, batches
 from mmfuser_jax.data.pictures import ImageFormat
 from mmfuser_jax.data.pipeline import Loading, Weighted, make_loader
@@ -11,8 +17,10 @@ from mmfuser_jax.data.records import usable
 from mmfuser_jax.data.rows import RowFormat
 from mmfuser_jax.data.sources import SourceSpec, open_source
 from mmfuser_jax.data.tokenizer import train_bpe_tokenizer
+from mmfuser_jax.models import VLM
 from mmfuser_jax.synthetic.generate import generate
 from mmfuser_jax.types import CLIP_MEAN, CLIP_STD
+from tests.helpers import relative
 
 
 @pytest.mark.parametrize(("unit", "ratio"), [("samples/s", 2.0), ("%", 2.0), ("s", 0.5), ("MB", 0.5)])
@@ -42,3 +50,127 @@ def test_the_peer_makes_the_same_samples(tmp_path):
         shown = theirs[learnt]
         assert min(np.abs(batch.pixels[0, : len(x)].astype(int) - x).max() for x in shown) <= 1
     stream.close()
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The measured model's form, small: fuser, projector and decoder all there."""
+    return dataclasses.replace(
+        presets.tiny(), llm=dataclasses.replace(presets.tiny().llm, kv_heads=4, vocab_size=models.VOCABULARY)
+    )
+
+
+def test_the_peers_encode_alike(small):
+    ours, theirs = vision.encoders(small)
+    shown = vision.pictures(small, 2)
+    assert relative(ours(shown), theirs(shown)) <= 1e-5
+    assert relative(ours(shown), theirs(shown[::-1].copy())) > 1e-3
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_peers_train_alike(small, frozen):
+    """Three losses are equal only where two updates were."""
+    ours, theirs = train_step.steps(small, frozen)
+    batches = [models.random_batch(small, 2, 32, seed) for seed in (0, 1, 0)]
+    losses = [ours(batch) for batch in batches]
+    assert [theirs(batch) for batch in batches] == pytest.approx(losses, rel=1e-6)
+    assert losses[2] < losses[0] * (1 - 1e-3)
+
+
+def test_freezing_changes_the_third_loss(small):
+    batches = [models.random_batch(small, 2, 32, seed) for seed in (0, 1, 0)]
+    (_, whole), (_, frozen) = train_step.steps(small, False), train_step.steps(small, True)
+    third = [[step(batch) for batch in batches][2] for step in (whole, frozen)]
+    assert abs(third[0] - third[1]) > 1e-4
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_peers_decode_alike(small, rows):
+    ours, theirs = decode.decoders(small)
+    ids = np.random.default_rng(0).integers(3, models.VOCABULARY, (rows, 8)).astype(np.int32)
+    tokens = ours(ids, 8)
+    assert tokens.shape == (rows, 8)
+    assert np.array_equal(tokens, theirs(ids, 8))
+    assert not np.array_equal(tokens, theirs(ids + 1, 8))
+
+
+CASES = [
+    ops.deformable(side=5, levels=2, heads=2, width=4),
+    ops.attention(12, 2, 4, causal=True),
+    ops.attention(12, 2, 4, causal=False),
+    ops.cross_entropy(tokens=6, width=8, vocabulary=32),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_peers_operations_and_gradients_are_the_same(case):
+    for ours, theirs in (case.forward(), case.gradients()):
+        found, expected = ours(), theirs()
+        pairs = zip(found, expected, strict=True) if isinstance(expected, tuple) else [(found, expected)]
+        for x, y in pairs:
+            assert relative(x, y) <= 1e-5
+
+
+def test_a_mask_that_one_side_lacks_is_noticed():
+    causal, full = CASES[1], CASES[2]
+    assert relative(causal.forward()[0](), full.forward()[1]()) > 1e-2
+
+
+def test_every_parameter_is_copied(small):
+    model = VLM(small)
+    peer = torch_models.TorchVlm(small)
+    params = models.params(model)
+    copied = sum(x.numel() for x in peer.parameters())
+    unread = sum(x.size for x in jax.tree.leaves(params)) - models.count(small)
+    assert copied == models.count(small)
+    assert unread == 0
+    del params["fuser"]["gamma1"]
+    with pytest.raises((RuntimeError, ValueError)):
+        torch_models.load_params(peer, small, params)
+
+
+def test_turns_and_their_ratio(monkeypatch):
+    """A peer that sleeps twice as long is half as fast, whichever unit says so."""
+    monkeypatch.setattr(timing, "SHORTEST", 0.02)
+    calls = []
+
+    def work(name, seconds):
+        calls.append(name)
+        time.sleep(seconds)
+
+    seconds = timing.compare(lambda: work("A", 0.02), lambda: work("B", 0.04), repeats=3, warmup=1)
+    assert seconds.row("x", "peer").ratio == pytest.approx(2, rel=0.5)
+    assert seconds.row("x", "peer", amount=10, unit="tokens/s").ratio == pytest.approx(2, rel=0.5)
+    assert "".join(calls).endswith("ABABAB")
+
+
+def test_a_process_cannot_be_tied_to_cores_it_has_not():
+    with pytest.raises(ValueError, match="--cores=4096"):
+        timing.pin(4096)
+
+
+def test_rows_travel_through_json_into_a_document(tmp_path):
+    row = BenchRow("x", 1.0, 2.0, "s", "peer", "note", (1.9, 2.1))
+    save({"ops": [row]}, tmp_path / "rows.json")
+    save({"decode": [BenchRow("y", 3.0, 1.0, "tokens/s", "peer")]}, tmp_path / "rows.json")
+    suites = load(tmp_path / "rows.json")
+    assert suites["ops"] == [row]
+    document = tmp_path / "page.md"
+    document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    put_into(document, suites)
+    text = document.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "| x | 1 | 2 | s | 2.00 | 1.90 to 2.10 | peer | note |" in text
+    assert "old" not in text
+    document.write_text("no markers")
+    with pytest.raises(ValueError, match="put <!-- bench"):
+        put_into(document, suites)
+
+
+def test_growth_is_fitted_and_plotted(tmp_path):
+    points = [growth.Point("work", "n", n, 0.1 * n, 0.1 * n**2) for n in (1, 2, 4)]
+    assert growth.exponent(points, "ours") == pytest.approx(1)
+    assert growth.exponent(points, "theirs") == pytest.approx(2)
+    growth.plot(points, tmp_path / "growth.png")
+    assert (tmp_path / "growth.png").stat().st_size > 1000

@@ -25,15 +25,16 @@ def test_module_imports(name):
 
 
 LAYERS = (
-    {"types", "cli", "files", "processes", "hub", "layout", "compilation"},
-    {"ops", "sharding", "checkpoint"},
+    {"types", "cli", "files", "processes", "hub", "layout", "compilation", "xla_flags", "hardware"},
+    {"sharding", "distributed"},
+    {"ops", "checkpoint"},
     {"models", "data"},
     {"presets", "model_folder", "prepare", "synthetic"},
     {"generate", "train"},
     {"convert"},
     {"facade"},
     {"evaluate", "serve"},
-    {"jobs", "bench"},
+    {"jobs", "bench", "aot"},
 )
 
 

@@ -36,7 +36,7 @@ from mmfuser_jax.train.optim import (
 from mmfuser_jax.train.stage_data import StageData
 from mmfuser_jax.train.state import abstract_state, init_state, initial_params, next_stage_params, stage_params
 from mmfuser_jax.train.step import make_train_step
-from tests.helpers import random_batch, random_params
+from tests.helpers import random_batch, random_params, relative
 
 EVERYTHING = OptimizerConfig(rules=(Rule(".*", 1e-3),), steps=1)
 
@@ -283,6 +283,25 @@ def test_a_16_bit_model_keeps_float32_masters_and_16_bit_frozen_matrices(tiny, m
     everything = stage_params(abstract_params(model, mesh), EVERYTHING, model.dtype)
     again = next_stage_params(initial_params(model, config, 0, mesh), EVERYTHING, model, mesh)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves([everything, again]))
+
+
+@pytest.mark.parametrize("accumulate", [2, 4])
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole(tiny, accumulate):
+    mesh, model, batch = sharding.make_mesh(fsdp=2, devices=jax.devices()[:2]), VLM(tiny), random_batch(tiny, 8, 24)
+    batch.targets[1:4, :-4] = -100  # parts with few tokens and many: their means would not average to the whole's
+    config = OptimizerConfig(rules=(Rule("vision_encoder/", None), Rule(".*", 1e-2)), steps=4)
+
+    def after(accumulate):
+        state = init_state(initial_params(model, config, 0, mesh), config, 0, mesh)
+        step = make_train_step(model, config, mesh, state, accumulate)
+        return step(state, sharding.shard_batch(batch, mesh))
+
+    (whole, expected), (parts, found) = after(1), after(accumulate)
+    moments = [flatten(state.opt_state[1].inner_states["1"].inner_state[0].mu) for state in (whole, parts)]
+    errors = [relative(x, y) for x, y in zip(*map(jax.tree.leaves, moments), strict=True)]
+    assert max(errors) < 1e-6
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-6)
 
 
 def test_init_from_takes_weights_and_makes_only_the_rest(tmp_path, mesh):

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from mmfuser_jax.data.images import open_image
 from mmfuser_jax.data.rows import RowFormat
 from mmfuser_jax.data.sources import SourceSpec, open_source
+from mmfuser_jax.distributed import on_first
 from mmfuser_jax.evaluate import report
 from mmfuser_jax.evaluate.runner import Prediction, predict
 from mmfuser_jax.evaluate.scorers import exact_match
@@ -49,28 +51,44 @@ def evaluate(
     LOG.info("scoring %s %s: %d records", spec.source, spec.split, len(records))
     predictions = predict(vlm.engine, tokenizer, records, row, max_new_tokens=max_new_tokens, progress=True)
     scores = {"benchmark": spec.source, "split": spec.split, **exact_match(predictions), **(extra or {})}
-    out.mkdir(parents=True, exist_ok=True)
-    report.write_predictions(out / "predictions.jsonl", predictions)
-    scores |= _draw(vlm, predictions, out)
-    report.write_eval(out / "eval.json", scores)
-    report.print_table(scores, f"{spec.source} {spec.split}")
+    images, features = [], None
+    if vlm.model.config.fuser is not None:
+        images = _first_images(predictions)
+        features = vlm.visual_features(images)
+        scores["fused_share"] = fused_share(features)
+
+    def write() -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        report.write_predictions(out / "predictions.jsonl", predictions)
+        _draw(vlm, predictions, images, features, out)
+        report.write_eval(out / "eval.json", scores)
+        report.print_table(scores, f"{spec.source} {spec.split}")
+
+    on_first(write)
     return scores
 
 
-def _draw(vlm: VisionLanguageModel, predictions: list[Prediction], out: Path, count: int = 5) -> dict[str, float]:
-    """Draws answers and, with a fuser, what it adds; returns the fused branch's share over the first 100 pictures."""
+def _first_images(predictions: Sequence[Prediction], count: int = 100) -> list[Image.Image]:
+    files = list(dict.fromkeys(p.image for p in predictions if p.image is not None))[:count]
+    return [open_image(file) for file in files]
+
+
+def _draw(
+    vlm: VisionLanguageModel,
+    predictions: list[Prediction],
+    images: Sequence[Image.Image],
+    features: VisualFeatures | None,
+    out: Path,
+    count: int = 5,
+) -> None:
+    """Draws answers and, with a fuser, what it adds to the first pictures."""
     plots = _plots()
-    if plots is not None:
-        plots.plot_predictions(predictions, out / "predictions.png")
-    if vlm.model.config.fuser is None:
-        return {}
-    files = list(dict.fromkeys(p.image for p in predictions if p.image is not None))[:100]
-    images = [open_image(file) for file in files]
-    features = vlm.visual_features(images)
-    if plots is not None:
+    if plots is None:
+        return
+    plots.plot_predictions(predictions, out / "predictions.png")
+    if features is not None:
         shown = [vlm.preprocess(image)[0] for image in images[:count]]
         plots.plot_fuser(shown, features, vlm.model.config.vision.grid, out / "fuser.png")
-    return {"fused_share": fused_share(features)}
 
 
 def fused_share(features: VisualFeatures) -> float:

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from mmfuser_jax.compilation import frugal_jit
+from mmfuser_jax import sharding
 from mmfuser_jax.data.packing import expand_images
 from mmfuser_jax.data.pictures import Picture
+from mmfuser_jax.generate.placed import params_jit
 from mmfuser_jax.generate.sampling import GREEDY, Sampling, sample
 from mmfuser_jax.models import VLM
 
@@ -38,6 +39,9 @@ class Shown:
 class Engine:
     """A model with its parameters, ready to generate.
 
+    Where the parameters are spread over devices, pictures and prompts are too, and their number is padded to suit.
+    Several processes make the same calls, and get the same results.
+
     Attributes:
       model, params: the network.
       end_ids: tokens that end an answer; none for a model without a tokenizer.
@@ -47,6 +51,7 @@ class Engine:
     def __init__(self, model: VLM, params: Any, *, end_ids: Sequence[int], pad_id: int) -> None:
         self.model = model
         self.params = params
+        self._mesh = sharding.mesh_of(params)
         self.end_ids = tuple(end_ids)
         self.pad_id = pad_id
 
@@ -55,8 +60,8 @@ class Engine:
         chunks = []
         for start in range(0, len(pixels), batch_size):
             chunk = pixels[start : start + batch_size]
-            padded = _pad_rows(chunk, min(_power_of_two(len(chunk)), batch_size))
-            chunks.append(_encode(self.model, self.params, padded)[: len(chunk)])
+            rows = sharding.padded_rows(min(_power_of_two(len(chunk)), batch_size), self._mesh)
+            chunks.append(_encode(self.model, self.params, pad_rows(chunk, rows))[: len(chunk)])
         return jnp.concatenate(chunks)
 
     def encode_pictures(
@@ -127,7 +132,7 @@ class Engine:
         sampling: Sampling,
         key: jax.Array,
     ) -> np.ndarray:
-        rows = _power_of_two(len(prompts))
+        rows = sharding.padded_rows(_power_of_two(len(prompts)), self._mesh)
         length = -(-max(len(tokens) for tokens, _ in prompts) // BUCKET) * BUCKET
         tokens = np.full((rows, length), self.pad_id, np.int32)
         image_index = np.full((rows, length), -1, np.int32)
@@ -153,17 +158,18 @@ def _power_of_two(count: int) -> int:
     return 1 << (count - 1).bit_length()
 
 
-def _pad_rows(x: np.ndarray, rows: int) -> np.ndarray:
+def pad_rows(x: np.ndarray, rows: int) -> np.ndarray:
+    """Zeros after the rows of an array, up to so many."""
     return np.concatenate([x, np.zeros((rows - len(x), *x.shape[1:]), x.dtype)])
 
 
-@functools.partial(frugal_jit, static_argnums=0)
+@params_jit
 def _encode(model: VLM, params: Any, pixels: jax.Array) -> jax.Array:
     features: Any = model.apply({"params": params}, pixels, method="visual_features")
     return features.projected
 
 
-@functools.partial(frugal_jit, static_argnums=0, static_argnames=("max_new_tokens", "sampling", "end_ids", "pad_id"))
+@functools.partial(params_jit, static_argnames=("max_new_tokens", "sampling", "end_ids", "pad_id"))
 def _generate(
     model: VLM,
     params: Any,

@@ -14,6 +14,7 @@ from mmfuser_jax.data import Record, Tokenizer, end_ids
 from mmfuser_jax.data.images import open_image
 from mmfuser_jax.data.records import RecordError, usable
 from mmfuser_jax.data.sources import Source, SourceSpec, open_source
+from mmfuser_jax.distributed import on_first
 from mmfuser_jax.evaluate import report
 from mmfuser_jax.evaluate.run import evaluate, plot_curves
 from mmfuser_jax.evaluate.runner import predict
@@ -78,7 +79,7 @@ def train_and_evaluate(config: Mapping[str, Any], workdir: Path) -> dict[str, An
         scores = json.loads((workdir / "eval.json").read_text())
         report.print_table(scores, f"{workdir}, finished earlier")
         return scores
-    plot_curves(read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png")
+    on_first(lambda: plot_curves(read_metrics(workdir / "metrics.jsonl"), workdir / "curves.png"))
     if run.test is None:
         return {}
     vlm = VisionLanguageModel(trained.card, trained.model, trained.params, trained.tokenizer, run.steps)

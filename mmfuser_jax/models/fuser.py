@@ -70,7 +70,7 @@ class DeformableAttention(nn.Module):
     Attributes:
       levels: F; heads: N; points: K.
       impl: see `ops.deformable_attention`.
-      dtype: of the dense layers; sampling itself is float32.
+      dtype: of the dense layers; for the precision of sampling, see `ops.deformable_attention`.
     """
 
     levels: int

@@ -26,7 +26,7 @@ def boxed_params(model: VLM) -> Any:
     return jax.eval_shape(model.init, jax.random.key(0), dummy_batch(model))["params"]
 
 
-def abstract_params(model: VLM, mesh: Mesh) -> Any:
+def abstract_params(model: VLM, mesh: sharding.AnyMesh) -> Any:
     """Parameters as jax.ShapeDtypeStruct with their shardings.
 
     Raises:

@@ -7,6 +7,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Float, Int
 
@@ -35,6 +36,10 @@ class TokenLoss:
     def mean(self) -> jax.Array:
         """Nats a supervised token; 0 where there is none, so that an all-ignored batch gives no NaN."""
         return jnp.asarray(self.total) / jnp.maximum(self.count, 1)
+
+
+NO_TOKENS = TokenLoss(total=np.float32(0), count=np.int32(0), correct=np.int32(0))
+"""Where a sum over batches starts."""
 
 
 def cross_entropy(logits: Float[Array, "B T V"], targets: Int[Array, "B T"]) -> TokenLoss:

@@ -47,6 +47,7 @@ class Stage:
       augmentation: of pictures.
       grouping, window: see `data.pipeline.Loading`.
       batch_size: rows of the global batch.
+      accumulate: parts that a batch is computed in, one after the other.
       fuser: whether the forward pass goes through the fuser; False saves its cost while it is still the identity.
       optimizer: table of trained parameters, and schedule.
     """
@@ -61,6 +62,7 @@ class Stage:
     grouping: str
     window: int
     batch_size: int
+    accumulate: int
     fuser: bool
     optimizer: OptimizerConfig
 
@@ -176,9 +178,13 @@ def _parse_stages(config: Mapping[str, Any], model: VlmConfig) -> tuple[Stage, .
 
 def _parse_stage(name: str, config: Mapping[str, Any], model: VlmConfig, start: int) -> Stage:
     fields = config["stages"][name]
-    for field in ("steps", "batch_size", "conversations", "length", "tiles", "window"):
+    for field in ("steps", "batch_size", "accumulate", "conversations", "length", "tiles", "window"):
         if fields[field] < 1:
             raise ConfigError(f"config.stages.{name}.{field}={fields[field]} must be at least 1")
+    if fields["batch_size"] % fields["accumulate"]:
+        raise ConfigError(
+            f"config.stages.{name}.batch_size={fields['batch_size']} does not divide into {fields['accumulate']} parts"
+        )
     get_template(fields["template"])
     sources, validation = _parse_sources(fields), _parse_source(fields["validation"])
     for source, (_, weight) in sources.items():
@@ -212,6 +218,7 @@ def _parse_stage(name: str, config: Mapping[str, Any], model: VlmConfig, start: 
         grouping=fields["grouping"],
         window=fields["window"],
         batch_size=fields["batch_size"],
+        accumulate=fields["accumulate"],
         fuser=fields["fuser"],
         optimizer=OptimizerConfig(
             rules=rules,

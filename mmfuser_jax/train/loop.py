@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mmfuser_jax import files, model_folder, sharding
+from mmfuser_jax import distributed, files, model_folder, sharding
 from mmfuser_jax.checkpoint import Checkpoints
 from mmfuser_jax.data import Tokenizer, load_tokenizer
 from mmfuser_jax.data.pipeline import check_shares
@@ -24,10 +24,12 @@ from mmfuser_jax.data.records import IMAGE_MARKER, usable
 from mmfuser_jax.data.sources import Source, SourceSpec, check_images, open_source
 from mmfuser_jax.data.tokenizer import is_tokenizer_folder, train_bpe_tokenizer, train_word_tokenizer
 from mmfuser_jax.models import VLM
+from mmfuser_jax.models.flops import total
 from mmfuser_jax.models.params import abstract_params, boxed_params
 from mmfuser_jax.train.config import RunConfig, Stage, check_unchanged, parse_run
 from mmfuser_jax.train.errors import TrainingError
-from mmfuser_jax.train.metrics import Meter, MetricsWriter, describe
+from mmfuser_jax.train.metrics import Meter, describe, open_metrics
+from mmfuser_jax.train.mfu import stage_flops, utilization
 from mmfuser_jax.train.optim import assign_rules, flatten, learning_rates
 from mmfuser_jax.train.stage_data import StageData, stage_loading
 from mmfuser_jax.train.state import (
@@ -73,23 +75,23 @@ class _Run:
         self.started = time.monotonic()
         self.config = parse_run(config)
         self._sources: dict[SourceSpec, Source] = {}
-        self._check_data()
-        workdir.mkdir(parents=True, exist_ok=True)
-        _claim(workdir, config)
         self.mesh = sharding.make_mesh(**self.config.mesh)
+        self._check_data()
+        distributed.on_first(lambda: _claim(workdir, config))
         self.model = VLM(self.config.model, jnp.dtype(self.config.dtype), self.config.remat)
+        distributed.on_first(lambda: _make_tokenizer(self, workdir))
         self.tokenizer = _tokenizer(self, workdir)
         paths = flatten(boxed_params(self.model))
         for stage in self.config.stages:
             assign_rules(paths, stage.optimizer.rules)
         self.card = _card(self)
-        model_folder.write_card(workdir, self.card)
+        distributed.on_first(lambda: model_folder.write_card(workdir, self.card))
         self.checkpoints = Checkpoints(workdir / model_folder.CHECKPOINTS, self.config.keep)
         self.resume_step = self.checkpoints.latest_step() or 0
         if self.resume_step > self.config.steps:
             raise TrainingError(f"{workdir} is at step {self.resume_step}, past the last step {self.config.steps}")
         self.seconds_before = self.checkpoints.read_meta(self.resume_step)["train_seconds"] if self.resume_step else 0.0
-        self.metrics = MetricsWriter(workdir, self.resume_step, self.config.steps)
+        self.metrics = open_metrics(workdir, self.resume_step, self.config.steps)
 
     def open(self, spec: SourceSpec) -> Source:
         """A source, opened once, and checked to have its pictures."""
@@ -105,7 +107,8 @@ class _Run:
             self.open(spec)
         for stage in self.config.stages:
             counts = {name: len(self.open(spec)) for name, (spec, _) in stage.sources.items()}
-            check_shares(counts, stage_loading(self.config, stage), jax.process_count())
+            _, shares = sharding.batch_share(self.mesh)
+            check_shares(counts, stage_loading(self.config, stage, shares), shares)
 
     def seconds(self) -> float:
         """Wall-clock trained so far, over all resumed parts."""
@@ -145,14 +148,16 @@ def train(config: Mapping[str, Any], workdir: Path, validate: Validate | None = 
 
 
 def _claim(workdir: Path, config: Mapping[str, Any]) -> None:
-    """Writes config.json, or makes sure that the one there is the same."""
+    """Makes the folder and writes config.json, or makes sure that the one there is the same."""
+    workdir.mkdir(parents=True, exist_ok=True)
     path, given = workdir / "config.json", json.loads(json.dumps(config))
     if path.exists():
         check_unchanged(json.loads(path.read_text()), given, workdir)
     files.write_text(path, json.dumps(given, indent=2) + "\n")
 
 
-def _tokenizer(run: _Run, workdir: Path) -> Tokenizer:
+def _make_tokenizer(run: _Run, workdir: Path) -> None:
+    """Makes the tokenizer's folder, if it is not there."""
     config, folder = run.config, workdir / model_folder.TOKENIZER
     if not is_tokenizer_folder(folder):
         if config.init_from:
@@ -163,11 +168,13 @@ def _tokenizer(run: _Run, workdir: Path) -> Tokenizer:
             train_bpe_tokenizer(_training_texts(run), folder, config.model.llm.vocab_size)
         else:
             model_folder.copy_tokenizer(Path(config.tokenizer), workdir)
-    tokenizer = load_tokenizer(folder)
-    if tokenizer.vocab_size > config.model.llm.vocab_size:
-        raise TrainingError(
-            f"{tokenizer.vocab_size} tokens, but config.model.llm.vocab_size={config.model.llm.vocab_size}"
-        )
+
+
+def _tokenizer(run: _Run, workdir: Path) -> Tokenizer:
+    tokenizer = load_tokenizer(workdir / model_folder.TOKENIZER)
+    slots = run.config.model.llm.vocab_size
+    if tokenizer.vocab_size > slots:
+        raise TrainingError(f"{tokenizer.vocab_size} tokens, but config.model.llm.vocab_size={slots}")
     return tokenizer
 
 
@@ -191,7 +198,7 @@ def _card(run: _Run) -> model_folder.ModelCard:
 def _train_stage(run: _Run, stage: Stage, params: Any, validate: Validate | None) -> Any:
     """Trains one stage, from `params` or from its newest checkpoint; returns the parameters."""
     config, mesh = run.config, run.mesh
-    with contextlib.closing(StageData(config, stage, run.tokenizer, run.open)) as data:
+    with contextlib.closing(StageData(config, stage, run.tokenizer, run.open, sharding.batch_share(mesh))) as data:
         if stage.start < run.resume_step:
             state = _restore(run, stage, data)
         else:
@@ -207,7 +214,8 @@ def _train_stage(run: _Run, stage: Stage, params: Any, validate: Validate | None
         model = run.model
         if not stage.fuser:
             model = VLM(dataclasses.replace(config.model, fuser=None), run.model.dtype, config.remat)
-        train_step = make_train_step(model, stage.optimizer, mesh, state)
+        train_step = make_train_step(model, stage.optimizer, mesh, state, stage.accumulate)
+        flops = total(stage_flops(model, stage, state.params)).model
         meter = Meter()
         while step < stage.end:
             batch = data.next(meter)
@@ -220,7 +228,9 @@ def _train_stage(run: _Run, stage: Stage, params: Any, validate: Validate | None
                 metrics = jax.device_get(metrics)
                 _check_finite(stage, step, metrics)
             if logging_now:
-                _log(run, stage, step, metrics, meter.read() | data.tally.counts)
+                measured = meter.read()
+                used = utilization(flops, measured["step_seconds"])
+                _log(run, stage, step, metrics, {**measured, **used, **data.tally.counts})
                 meter = Meter()
             if validate and (step == stage.end or (config.validate_every and step % config.validate_every == 0)):
                 numbers = dict(validate(stage, model, state.params, run.tokenizer))

@@ -64,6 +64,24 @@ class MetricsWriter:
         self._board.close()
 
 
+class Silence:
+    """What the other processes of a run have in place of a MetricsWriter: one file, one writer."""
+
+    def advance(self, step: int, stage: str) -> None:
+        """Shows nothing."""
+
+    def write(self, row: Row) -> None:
+        """Writes nothing."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def open_metrics(workdir: Path, resume_step: int, total_steps: int) -> MetricsWriter | Silence:
+    """The writer of a run's metrics, on process 0."""
+    return MetricsWriter(workdir, resume_step, total_steps) if jax.process_index() == 0 else Silence()
+
+
 def _tag(name: str, suffix: str) -> str:
     """TensorBoard allows no regular expressions in names: "learning_rate/(fuser|projector)/" loses its punctuation."""
     return f"{name}/{re.sub(r'[^a-z0-9]+', '_', suffix).strip('_') or 'all'}" if suffix else name
@@ -84,14 +102,14 @@ class Meter:
         self._waited += time.monotonic() - started
 
     def add(self, tokens: int, slots: int) -> None:
-        """Counts a step: tokens of this process's rows, and the slots that there are for them."""
+        """Counts a step: tokens of all processes' rows, and the slots that there are for them."""
         self._steps, self._tokens, self._slots = self._steps + 1, self._tokens + tokens, self._slots + slots
 
     def read(self) -> Row:
         """tokens_per_second (of all processes), step_seconds, data_seconds (waited, a step), filled (share of slots)."""
         elapsed = time.monotonic() - self._started
         return {
-            "tokens_per_second": round(self._tokens * jax.process_count() / elapsed, 1),
+            "tokens_per_second": round(self._tokens / elapsed, 1),
             "step_seconds": round(elapsed / self._steps, 4),
             "data_seconds": round(self._waited / self._steps, 4),
             "filled": round(self._tokens / self._slots, 4),

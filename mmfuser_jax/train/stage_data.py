@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
 from mmfuser_jax.data.pipeline import Loading, Weighted, fingerprint, make_loader, named_seed
@@ -18,15 +17,15 @@ from mmfuser_jax.train.metrics import Meter
 from mmfuser_jax.types import Batch
 
 
-def stage_loading(config: RunConfig, stage: Stage) -> Loading:
-    """How this process loads a stage.
+def stage_loading(config: RunConfig, stage: Stage, shares: int) -> Loading:
+    """How a process loads its share of a stage's batches, one of `shares`.
 
     Raises:
-      TrainingError: the batch cannot be split over the processes.
+      TrainingError: the batch cannot be split so.
     """
-    batch_size, remainder = divmod(stage.batch_size, jax.process_count())
+    batch_size, remainder = divmod(stage.batch_size, shares)
     if remainder:
-        raise TrainingError(f"stage {stage.name}: batch_size {stage.batch_size} over {jax.process_count()} processes")
+        raise TrainingError(f"stage {stage.name}: batch_size {stage.batch_size} over {shares} processes")
     return Loading(batch_size, stage.grouping, stage.window, config.workers, config.threads)
 
 
@@ -39,13 +38,19 @@ class StageData:
     """
 
     def __init__(
-        self, config: RunConfig, stage: Stage, tokenizer: Tokenizer, open_source: Callable[[SourceSpec], Source]
+        self,
+        config: RunConfig,
+        stage: Stage,
+        tokenizer: Tokenizer,
+        open_source: Callable[[SourceSpec], Source],
+        share: tuple[int, int] = (0, 1),
     ) -> None:
-        """Opens the sources and starts reading."""
+        """Opens the sources and starts reading this process's share, (index, count), see `sharding.batch_share`."""
+        index, self._shares = share
         self._stage = stage
         sources = {name: Weighted(open_source(spec), weight) for name, (spec, weight) in stage.sources.items()}
-        loading = stage_loading(config, stage)
-        self._fingerprint = fingerprint(sources, loading, jax.process_count())
+        loading = stage_loading(config, stage, self._shares)
+        self._fingerprint = fingerprint(sources, loading, self._shares)
         self._max_bad_fraction = config.max_bad_fraction
         self.tally = Tally(config.max_bad_fraction)
         loader = make_loader(
@@ -56,8 +61,8 @@ class StageData:
             conversations=stage.conversations,
             augmentation=stage.augmentation,
             seed=named_seed(config.seed, stage.name),
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=index,
+            process_count=self._shares,
         )
         self.iterator = iter(loader)
 
@@ -70,7 +75,8 @@ class StageData:
         with meter.waiting():
             batch, report = next(self.iterator)
         self.tally.add(report)
-        meter.add(int(np.count_nonzero(batch.segment_ids)), batch.segment_ids.size)
+        # Of the other shares is known only that they are alike.
+        meter.add(int(np.count_nonzero(batch.segment_ids)) * self._shares, batch.segment_ids.size * self._shares)
         # One conversation a record is all trunk: said by None, which attention kernels can see while tracing.
         return batch if self._stage.conversations > 1 else batch.replace(branch_ids=None)
 

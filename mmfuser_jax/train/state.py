@@ -100,7 +100,7 @@ def next_stage_params(params: Any, config: OptimizerConfig, model: VLM, mesh: Me
     return unflatten({path: x.astype(wanted[path].dtype) for path, x in flatten(params).items()})
 
 
-def abstract_state(params: Any, config: OptimizerConfig, mesh: Mesh) -> TrainState:
+def abstract_state(params: Any, config: OptimizerConfig, mesh: sharding.AnyMesh) -> TrainState:
     """The state of a stage as jax.ShapeDtypeStruct with shardings, from (abstract) parameters: what to restore into."""
     trained, _ = split_trainable(params, config.rules)
     optimizer = make_optimizer(config, trained)

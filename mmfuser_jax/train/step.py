@@ -9,20 +9,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
 
 from mmfuser_jax import sharding
 from mmfuser_jax.models import VLM
-from mmfuser_jax.ops.cross_entropy import TokenLoss
+from mmfuser_jax.ops.cross_entropy import NO_TOKENS, TokenLoss
 from mmfuser_jax.train.optim import FlatParams, OptimizerConfig, flatten, make_optimizer, split_trainable, unflatten
 from mmfuser_jax.train.state import TrainState, compute_dtype
-from mmfuser_jax.types import Batch
+from mmfuser_jax.types import IGNORE_INDEX, Batch
 
 Metrics = dict[str, jax.Array]
 
 
 def make_train_step(
-    model: VLM, config: OptimizerConfig, mesh: Mesh, state: TrainState
+    model: VLM, config: OptimizerConfig, mesh: sharding.AnyMesh, state: TrainState, accumulate: int = 1
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Jitted (state, batch) → (state, metrics), for states placed like `state`.
 
@@ -32,30 +31,55 @@ def make_train_step(
     (supervised), `grad_norm` (before clipping).
 
     With a 16-bit model, trained parameters stay float32; what is differentiated is a 16-bit copy of their matrices, so
-    gradients are 16-bit until the optimizer takes them.
-    """
+    gradients are 16-bit until they are summed up or the optimizer takes them.
 
+    Args:
+      model: its compute dtype and remat policy count.
+      config: optimizer and table of trained parameters.
+      mesh: what `state` is placed on.
+      state: abstract or real.
+      accumulate: parts that the rows of a batch are taken in, one after the other, so that only one part's activations
+        are held at a time. Every token of the batch weighs alike however the parts fall.
+    """
     placement = jax.tree.map(lambda x: x.sharding, state)
     placed = flatten(placement.params)
+
+    def gradients_of(
+        trained: FlatParams, frozen: FlatParams, batch: Batch, key: jax.Array
+    ) -> tuple[TokenLoss, FlatParams]:
+        count = jnp.maximum(jnp.sum(batch.targets != IGNORE_INDEX), 1)
+        computing = _in_compute_dtype(trained, placed, model)
+
+        def loss_of(computing: FlatParams, part: Batch, key: jax.Array) -> tuple[jax.Array, TokenLoss]:
+            params = {"params": unflatten({**frozen, **computing})}
+            loss: Any = model.apply(params, part, rngs={"dropout": key}, method="loss")
+            return loss.total / count, loss
+
+        differentiate = jax.grad(loss_of, has_aux=True)
+        if accumulate == 1:
+            gradients, loss = differentiate(computing, batch, key)
+            return loss, gradients
+
+        def add(sums: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
+            gradients, loss = differentiate(computing, part[0], jax.random.fold_in(key, part[1]))
+            return jax.tree.map(lambda x, y: x + y.astype(x.dtype), sums, (gradients, loss)), None
+
+        zeros = jax.tree.map(jnp.zeros_like, trained)  # float32, placed like the masters
+        start = (jax.lax.with_sharding_constraint(zeros, {path: placed[path] for path in zeros}), NO_TOKENS)
+        (gradients, loss), _ = jax.lax.scan(add, start, (_parts(batch, accumulate), jnp.arange(accumulate)))
+        return loss, gradients
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         trained, frozen = split_trainable(state.params, config.rules)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-
-        def loss_of(computing: FlatParams) -> tuple[jax.Array, TokenLoss]:
-            params = {"params": unflatten({**frozen, **computing})}
-            loss: Any = model.apply(params, batch, rngs={"dropout": key}, method="loss")
-            return loss.mean, loss
-
         with sharding.use_mesh(mesh):
-            computing = _in_compute_dtype(trained, placed, model)
-            (mean, loss), gradients = jax.value_and_grad(loss_of, has_aux=True)(computing)
+            loss, gradients = gradients_of(trained, frozen, batch, key)
         gradients = jax.tree.map(lambda g, x: g.astype(x.dtype), gradients, trained)
         optimizer = make_optimizer(config, trained)
         updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
         trained = optax.apply_updates(trained, updates)
         metrics = {
-            "loss": mean,
+            "loss": loss.mean,
             "accuracy": loss.correct / jnp.maximum(loss.count, 1),
             "tokens": loss.count,
             "grad_norm": optax.global_norm(gradients),
@@ -64,6 +88,15 @@ def make_train_step(
         return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
     return jax.jit(step, donate_argnums=0, out_shardings=(placement, sharding.replicated(mesh)))
+
+
+def _parts(batch: Batch, count: int) -> Batch:
+    """A batch as `count` parts on a leading axis. Every device splits the rows it has: none change place."""
+
+    def split(x: jax.Array) -> jax.Array:
+        return x.reshape(x.shape[0] // count, count, *x.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(split, batch)
 
 
 def _in_compute_dtype(trained: FlatParams, placed: FlatParams, model: VLM) -> FlatParams:
