@@ -32,7 +32,9 @@ def get_config(arg: str = "7b") -> ConfigDict:
         raise ValueError(f"configs/finetune.py:{arg}: the argument is {'|'.join(SIZES)}[,{'|'.join(METHODS)}]")
     model = presets.PRESETS[f"mmfuser_{size}"]()
     if method == "lora":
-        model = dataclasses.replace(model, llm=dataclasses.replace(model.llm, lora=LoraConfig(128, 256, dropout=0.05)))
+        model = dataclasses.replace(
+            model, llm=dataclasses.replace(model.llm, lora=LoraConfig(128, 256.0, dropout=0.05))
+        )
     stage = common.stage(
         {"instructions": common.source("data/llava_v1_5_mix665k.json")},
         rules=LORA if method == "lora" else FULL,

@@ -4,7 +4,8 @@ python launch/aot.py --config=configs/finetune.py:7b --topology=v5e:8x8 [--stage
 python launch/aot.py --config=configs/finetune.py:7b --topology='2x v5e:8x8' --config.mesh.data=2
 python launch/aot.py --config=configs/finetune.py:7b --topology=v5e:4x4 --decode
 python launch/aot.py --config=configs/finetune.py:7b --topology=h100:8
-python launch/aot.py --table    # docs/slices.md: the shipped configs on many slices; run again, it goes on
+python launch/aot.py --table=compile    # docs/slices.md: the shipped configs on many slices; run again, it goes on
+python launch/aot.py --table=mark       # only says anew which of its rows are older than the code
 
 Exits with 0 if it fits, 1 if not (and then says what would), 2 if the question makes no sense.
 """
@@ -27,7 +28,12 @@ _STAGE = flags.DEFINE_string("stage", "", "One stage of the config; default: eve
 _DECODE = flags.DEFINE_bool("decode", False, "Drawing tokens instead of training.")
 _RECOMMEND = flags.DEFINE_bool("recommend", False, "Look for something faster that fits, even if the config does.")
 _JSON = flags.DEFINE_string("json", None, "File for the reports.")
-_TABLE = flags.DEFINE_bool("table", False, "Compile the table of docs/ instead: what is missing, or stale.")
+_TABLE = flags.DEFINE_enum(
+    "table",
+    None,
+    ["compile", "mark"],
+    "Compile what the table of docs/ lacks or has of older code, or mark the latter.",
+)
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -35,10 +41,11 @@ DOCS = Path(__file__).parent.parent / "docs"
 def main() -> None:
     """Compiles, and exits by what came out."""
     from mmfuser_jax.aot.main import Options, check
-    from mmfuser_jax.aot.table import make_table
+    from mmfuser_jax.aot.table import make_table, mark_table
 
     if _TABLE.value:
-        make_table(DOCS / "slices.json", DOCS / "slices.md")
+        write = make_table if _TABLE.value == "compile" else mark_table
+        write(DOCS / "slices.json", DOCS / "slices.md")
         return
     if not (_CONFIG.value and _TOPOLOGY.value):
         print("error: give --config and --topology, or --table", file=sys.stderr)

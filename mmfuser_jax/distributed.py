@@ -70,11 +70,14 @@ def joined(
     Raises:
       ClusterError: see `initialize`.
     """
-    xla_flags.apply()
+    platform = xla_flags.apply()
     if not together and coordinator is None:
         yield
         return
     initialize(coordinator, num_processes, process_id)
+    if platform == "cpu":
+        # Gloo gives up on a process that still compiles 30 s after another one has found its program in the cache.
+        jax.config.update("jax_compilation_cache_dir", None)
     try:
         yield
     except BaseException:

@@ -307,16 +307,17 @@ def test_smaller_parts_are_tried_where_the_least_memory_is_too_much(monkeypatch,
     assert {choice.remat for choice in asked} == {"full"}
     assert fitting[0][0].accumulate == 4
     assert fitting[0][0].flags("finetune").endswith("--config.stages.finetune.accumulate=4")
-    assert max(choice.accumulate for choice in asked) == 4
+    assert {choice.accumulate for choice in asked} == {1, 4}, "2 parts would take 16 GiB"
 
 
-def test_table_is_current_and_shown_as_it_is():
+def test_the_table_says_which_rows_are_older_than_the_code(monkeypatch):
     rows = table.read_rows(ROOT / "docs" / "slices.json")
-    entries = {entry.key: entry for entry in table.ENTRIES}
-    assert set(rows) <= set(entries)
-    stale = [key for key in rows if rows[key]["fingerprint"] != table.fingerprint(entries[key])]
-    assert not stale, "run python launch/aot.py --table"
-    assert (ROOT / "docs" / "slices.md").read_text() == table.markdown(rows)
+    assert rows
+    assert set(rows) <= {entry.key for entry in table.ENTRIES}
+    shown = (ROOT / "docs" / "slices.md").read_text()
+    assert shown == table.markdown(rows), "run python launch/aot.py --table=mark"
+    monkeypatch.setattr(table, "fingerprint", lambda entry: "of other code")
+    assert table.markdown(rows).count("| earlier |") == len(rows) >= shown.count("| earlier |")
 
 
 def test_fingerprint_follows_code_and_config_but_not_comments():

@@ -140,7 +140,7 @@ def test_turns_and_their_ratio(monkeypatch):
 
     seconds = timing.compare(lambda: work("A", 0.02), lambda: work("B", 0.04), repeats=3, warmup=1)
     assert seconds.row("x", "peer").ratio == pytest.approx(2, rel=0.5)
-    assert seconds.row("x", "peer", amount=10, unit="tokens/s").ratio == pytest.approx(2, rel=0.5)
+    assert seconds.row("x", "peer", amount=10.0, unit="tokens/s").ratio == pytest.approx(2, rel=0.5)
     assert "".join(calls).endswith("ABABAB")
 
 

@@ -97,12 +97,12 @@ def free_port():
 
 
 def start(base, name, processes=2, *more):
-    """Starts a run over four devices; runs of the same processes share compiled programs."""
+    """Starts a run over four devices."""
     run = Run(base / name, [])
     RUNS.append(run)
     environment = dict(os.environ, XLA_FLAGS=f"--xla_force_host_platform_device_count={4 // processes}")
     command = [sys.executable, "launch/train.py", *FLAGS, f"--workdir={run.workdir}", *more]
-    command += [f"--config.test.source={base / 'test.jsonl'}", f"--compilation_cache={base / 'cache'}"]
+    command += [f"--config.test.source={base / 'test.jsonl'}", "--compilation_cache="]
     port = free_port()
     for index in range(processes):
         joining = [f"--coordinator=localhost:{port}", f"--num_processes={processes}", f"--process_id={index}"]

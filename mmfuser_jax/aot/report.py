@@ -129,35 +129,41 @@ class Report:
         }
 
 
-def compile_report(program: Program, topology: Topology, mesh: Mesh, remat: str, *, read_text: bool = True) -> Report:
-    """Compiles a program; without `read_text`, for its memory alone."""
+def compile_report(program: Program, topology: Topology, mesh: Mesh, remat: str) -> Report:
+    """Compiles a program for a topology."""
     on_gpu = topology.devices[0].platform == "gpu"
     options: Any = gpu.OPTIONS if on_gpu else None
-    limit, started = topology.chip.hbm_gib, time.monotonic()
-    memory, cost, needed = None, None, None
     notes = [gpu.NOTE] if on_gpu else []
-    lowered = program.lower()
+    started, compiled, needed = time.monotonic(), None, None
     try:
-        compiled = lowered.compile(compiler_options=options)
+        compiled = program.lower().compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         needed = needed_gib(str(error))
     compile_seconds = time.monotonic() - started
-    if needed is None and "compiled" in locals():
-        memory = _memory(compiled.memory_analysis())
-        needed = memory.total
-    fits = memory is not None and memory.total <= limit
-    if fits and read_text:
+    memory = _memory(compiled.memory_analysis()) if compiled else None
+    fits = memory is not None and memory.total <= topology.chip.hbm_gib
+    cost = None
+    if compiled and fits:
         try:
             cost = count_cost(parse_module(compiled.as_text() or ""), len(topology.devices))
         except jax.errors.JaxRuntimeError as error:
-            notes.append(
-                f"the compiler cannot print this program ({str(error).splitlines()[0][:80]}): no traffic counted"
-            )
-    seconds = _seconds(program, topology, cost) if fits else None
+            reason = str(error).splitlines()[0][:80]
+            notes.append(f"the compiler cannot print this program ({reason}): no traffic counted")
     return Report(
-        program, topology, mesh, remat, fits, memory, needed, limit, cost, seconds, compile_seconds, tuple(notes)
+        program=program,
+        topology=topology,
+        mesh=mesh,
+        remat=remat,
+        fits=fits,
+        memory=memory,
+        needed_gib=memory.total if memory else needed,
+        limit_gib=topology.chip.hbm_gib,
+        cost=cost,
+        seconds=_seconds(program, topology, cost) if fits else None,
+        compile_seconds=compile_seconds,
+        notes=tuple(notes),
     )
 
 

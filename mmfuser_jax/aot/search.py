@@ -82,9 +82,11 @@ def recommend(run: RunConfig, stage: Stage, topology: Topology, known: Report) -
         least = Choice(mesh, BY_SPEED[-1], stage.accumulate)
         if fits(least):
             next((remat for remat in BY_SPEED[:-1] if fits(dataclasses.replace(least, remat=remat))), None)
-        elif tried[least] is not None:
+        elif report := tried[least]:
             rows = stage.batch_size // batch_devices(topology_mesh(topology, dict(mesh)))
-            parts = (2**n * stage.accumulate for n in range(1, rows.bit_length()))
+            # n parts take no less than an n-th of the memory: fewer than this cannot fit.
+            fewest = (report.needed_gib or 0) / report.limit_gib
+            parts = (2**n * stage.accumulate for n in range(1, rows.bit_length()) if 2**n >= fewest)
             next((n for n in parts if fits(dataclasses.replace(least, accumulate=n))), None)
     fitting = [(choice, report) for choice, report in tried.items() if report is not None and report.fits]
     return sorted(fitting, key=lambda found: _order(*found))

@@ -1,7 +1,7 @@
 """The shipped configs on the slices that one would rent for them: compiled once, kept with the repository.
 
-A row belongs to what was compiled: the resolved config and the code of everything that makes the step. A row whose
-fingerprint is no longer theirs is stale, and compiled again.
+A row belongs to what was compiled: the resolved config and the code of everything that makes the step. Where these have
+changed since, the row is shown as what an earlier version compiled to, until it is compiled again.
 """
 
 from __future__ import annotations
@@ -70,27 +70,27 @@ ANSWERS = {"stages.finetune.batch_size": 32, "mesh.fsdp": 1, "mesh.tensor": 8}
 """32 conversations at a time, of 2,048 tokens, with every matrix in eight."""
 
 ENTRIES = (
-    Entry("easy_vqa:mmfuser", "v5e:1x1"),
-    Entry("pretrain:7b", "v5e:4x4"),
-    Entry("pretrain:7b", "v5e:8x8"),
-    Entry("pretrain:13b", "v5e:8x8"),
-    Entry("finetune:7b", "v5e:4x4"),
     Entry("finetune:7b", "v5e:8x8"),
+    Entry("finetune:7b", "v5e:4x4", {"stages.finetune.accumulate": 2}),
+    Entry("finetune:13b", "v5e:4x8", {"stages.finetune.accumulate": 2}),
+    Entry("pretrain:7b", "v5e:2x4", {"stages.pretrain.accumulate": 4}),
+    Entry("pretrain:7b", "v5e:4x4"),
+    Entry("finetune:7b,lora", "v5e:2x2", {"stages.finetune.accumulate": 8}),
+    Entry("finetune:7b", "h100:8"),
+    Entry("pretrain:13b", "v5e:4x4", {"stages.pretrain.accumulate": 2}),
+    Entry("finetune:13b", "v5e:8x8"),
+    Entry("finetune:7b", "v5e:4x4"),
     Entry("finetune:7b", "v5e:16x16", HALF),
+    Entry("finetune:7b", "2x v5e:8x8", {"mesh.data": 2}),
     Entry("finetune:7b", "v4:2x4x4"),
     Entry("finetune:7b", "v5p:2x2x4"),
     Entry("finetune:7b", "v6e:4x4"),
-    Entry("finetune:7b", "v6e:8x8"),
-    Entry("finetune:7b", "tpu7x:2x2x2"),
-    Entry("finetune:7b", "h100:8"),
-    Entry("finetune:7b", "2x v5e:8x8", {"mesh.data": 2}),
-    Entry("finetune:7b,lora", "v5e:4x4"),
-    Entry("finetune:13b", "v5e:4x8"),
-    Entry("finetune:13b", "v5e:8x8"),
     Entry("finetune:13b", "v6e:8x8"),
-    Entry("finetune:13b,lora", "v5e:4x4"),
+    Entry("finetune:7b", "tpu7x:2x2x2"),
+    Entry("finetune:13b,lora", "v5e:2x4", {"stages.finetune.accumulate": 4}),
     Entry("finetune:7b", "v5e:2x4", ANSWERS, decode=True),
     Entry("finetune:13b", "v5e:2x4", ANSWERS, decode=True),
+    Entry("easy_vqa:mmfuser", "v5e:1x1"),
 )
 
 
@@ -121,6 +121,11 @@ def code_of(source: str) -> str:
         if isinstance(body, list):
             node.body = [x for x in body if not (isinstance(x, ast.Expr) and isinstance(x.value, ast.Constant))]
     return ast.dump(tree)
+
+
+def mark_table(json_file: Path, markdown_file: Path) -> None:
+    """Writes the table anew from the rows there are, and says which of them are no longer current."""
+    files.write_text(markdown_file, markdown(read_rows(json_file)))
 
 
 def make_table(json_file: Path, markdown_file: Path) -> None:
@@ -174,30 +179,40 @@ Every row is a whole training step (or one decoding step) of a shipped config, c
 (`mmfuser_jax/hardware.py`): the largest of computing, memory traffic and collectives, as if they overlapped. Real runs
 are slower.
 
-| config | slice | mesh | remat | batch × tokens | GiB a chip | limit | step ≥ s | limited by | rows/s ≤ | MFU ≤ | stage ≥ h |
-|---|---|---|---|---|---|---|---|---|---|---|---|
+A row marked "earlier" was compiled before the code or the config last changed.
+
+| config | slice | mesh | remat | batch × tokens | GiB a chip | limit | step ≥ s | limited by | rows/s ≤ | MFU ≤ | stage ≥ h | version |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|
 """
 
 
 def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """The table for people."""
-    return HEAD + "".join(_line(row) for row in rows.values())
+    current = {entry.key: fingerprint(entry) for entry in ENTRIES}
+    return HEAD + "".join(_line(row, row["fingerprint"] == current.get(key)) for key, row in rows.items())
 
 
-def _line(row: Mapping[str, Any]) -> str:
+def _line(row: Mapping[str, Any], current: bool) -> str:
     entry, batch, seconds = row["entry"], row["batch"], row["seconds"]
+    version = "this" if current else "earlier"
     mesh = " × ".join(f"{axis} {size}" for axis, size in row["mesh"].items() if size > 1) or "one device"
     needed = f"{row['needed_gib']:.2f}" if row["needed_gib"] is not None else "more"
     cells = [entry["config"] + (" (decode)" if entry["decode"] else ""), row["topology"], mesh, row["remat"]]
+    parts = next((value for name, value in entry["changes"].items() if name.endswith("accumulate")), 1)
     cells += [
-        f"{batch['rows']} × {batch['length']:,}",
+        f"{batch['rows']} × {batch['length']:,}" + (f" in {parts} parts" if parts > 1 else ""),
         needed if row["fits"] else f"**{needed}**",
         f"{row['limit_gib']:g}",
     ]
     if seconds is None:
-        return f"| {' | '.join([*cells, 'does not fit', '', '', '', ''])} |\n"
+        return f"| {' | '.join([*cells, 'does not fit', '', '', '', '', version])} |\n"
     limits = {name: seconds[name] for name in ("compute", "memory", "collectives") if seconds[name] is not None}
     hours = row.get("stage_hours_bound")
     cells += [f"{seconds['bound']:.3g}", max(limits, key=lambda name: limits[name])]
-    cells += [f"{row['samples_per_second_bound']:.3g}", f"{row['mfu_bound']:.2f}", f"{hours:.3g}" if hours else ""]
+    cells += [
+        f"{row['samples_per_second_bound']:.3g}",
+        f"{row['mfu_bound']:.2f}",
+        f"{hours:.3g}" if hours else "",
+        version,
+    ]
     return f"| {' | '.join(cells)} |\n"

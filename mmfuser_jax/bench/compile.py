@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
-import numpy as np
 import torch
+from jax.experimental.compilation_cache import compilation_cache
 
 from mmfuser_jax.bench import models, torch_models
 from mmfuser_jax.bench.rows import BenchRow
@@ -20,6 +21,7 @@ from mmfuser_jax.train.step import make_train_step
 
 ROWS, LENGTH = 1, 320
 DEEP, SHALLOW = 32, 4
+CACHE = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
 
 
 def step_seconds(depth: int, scan: bool) -> float:
@@ -30,26 +32,25 @@ def step_seconds(depth: int, scan: bool) -> float:
     batch = models.random_batch(config, ROWS, LENGTH)
     jax.clear_caches()
     started = time.perf_counter()
-    make_train_step(model, optimizer(), mesh, state).lower(state, batch).compile()
+    step: Any = make_train_step(model, optimizer(), mesh, state)
+    step.lower(state, batch).compile()
     return time.perf_counter() - started
 
 
 def again_seconds(depth: int) -> tuple[float, float]:
     """Seconds of a first start, which fills JAX's persistent compilation cache, and of the next one, which reads it."""
-    before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+    before = [jax.config.values[name] for name in CACHE]
     with tempfile.TemporaryDirectory() as folder:
         try:
-            _cache(folder, 0)
+            _set_cache([folder, 0])
             return step_seconds(depth, scan=True), step_seconds(depth, scan=True)
         finally:
-            _cache(*before)
+            _set_cache(before)
 
 
-def _cache(folder: str | None, least: float) -> None:
-    from jax.experimental.compilation_cache import compilation_cache
-
-    jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
+def _set_cache(values: Sequence[Any]) -> None:
+    for name, value in zip(CACHE, values, strict=True):
+        jax.config.update(name, value)
     compilation_cache.reset_cache()  # it looks its folder up but once
 
 
@@ -71,25 +72,15 @@ def _seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def run(repeats: int = 1) -> Iterator[BenchRow]:
-    """Every compilation is timed `repeats` times."""
-
-    def median(measure: Callable[[], float]) -> float:
-        return float(np.median([measure() for _ in range(repeats)]))
-
-    scanned = {depth: median(lambda depth=depth: step_seconds(depth, scan=True)) for depth in (SHALLOW, DEEP)}
+def run() -> Iterator[BenchRow]:
+    """Every compilation is timed once: it takes long enough."""
+    scanned = {depth: step_seconds(depth, scan=True) for depth in (SHALLOW, DEEP)}
+    note = "train step, traced and compiled"
     for depth, seconds in scanned.items():
-        unrolled = median(lambda depth=depth: step_seconds(depth, scan=False))
-        note = "train step, traced and compiled"
+        unrolled = step_seconds(depth, scan=False)
         yield BenchRow(f"compile, {depth} layers scanned", seconds, unrolled, "s", "ours, layers unrolled", note)
     first, second = again_seconds(SHALLOW)
     yield BenchRow(f"second start, {SHALLOW} layers", second, first, "s", "ours, first start", "persistent cache")
-    theirs = median(lambda: torch_seconds(SHALLOW))
-    yield BenchRow(
-        f"compile, {SHALLOW} layers",
-        scanned[SHALLOW],
-        theirs,
-        "s",
-        "torch.compile",
-        "its forward and backward, no optimizer",
-    )
+    theirs = torch_seconds(SHALLOW)
+    note = "torch: forward and backward only, which it compiles at the first call"
+    yield BenchRow(f"compile, {SHALLOW} layers", scanned[SHALLOW], theirs, "s", "torch.compile", note)

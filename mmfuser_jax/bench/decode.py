@@ -49,7 +49,7 @@ def run(repeats: int = 7) -> Iterator[BenchRow]:
             seconds = measure(decode, rows, repeats)
             note = f"{size}, float32, prompt of {PROMPT}, {NEW} new"
             yield seconds.row(
-                f"decode, {size}, batch {rows}", "transformers generate, sdpa", note, rows * NEW, "tokens/s"
+                f"decode, {size}, batch {rows}", "transformers generate, sdpa", note, float(rows * NEW), "tokens/s"
             )
         del decode
         gc.collect()

@@ -37,7 +37,7 @@ class Case:
     peer: str
     note: str
     inputs: Arrays
-    ours: Callable[..., jax.Array]
+    ours: Callable[..., Any]
     theirs: Callable[..., torch.Tensor]
     weights: np.ndarray | None = None
 

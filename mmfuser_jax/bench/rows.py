@@ -93,13 +93,13 @@ def load(path: Path) -> dict[str, list[BenchRow]]:
     Raises:
       OSError, ValueError: no such file, or none that `save` wrote.
     """
-    fields = {field.name for field in dataclasses.fields(BenchRow)}
-    return {
-        suite: [
-            BenchRow(**{k: tuple(x) if k == "ratios" else x for k, x in row.items() if k in fields}) for row in rows
-        ]
-        for suite, rows in json.loads(path.read_text()).items()
-    }
+    suites: dict[str, list[dict[str, Any]]] = json.loads(path.read_text())
+    return {suite: [_row(**kept) for kept in rows] for suite, rows in suites.items()}
+
+
+def _row(*, ratio: float, ratios: Sequence[float], **fields: Any) -> BenchRow:
+    """A row from what `save` wrote of it; the ratio follows from the rest."""
+    return BenchRow(ratios=tuple(ratios), **fields)
 
 
 def markdown(suites: Suites) -> str:

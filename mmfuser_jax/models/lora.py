@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from mmfuser_jax.sharding import named
@@ -61,7 +62,8 @@ class LoraDense(nn.Module):
     def __call__(self, x: Array) -> jax.Array:
         """The layer's output, adapter included; drops inputs only where a "dropout" key is given."""
         base, lora = self.base(x), self.lora
-        inputs, outputs = x.shape[-len(self.base.axis) :], base.shape[x.ndim - len(self.base.axis) :]
+        inner_dims = np.size(self.base.axis)
+        inputs, outputs = x.shape[-inner_dims:], base.shape[x.ndim - inner_dims :]
         uniform = nn.initializers.variance_scaling(
             1 / 3, "fan_in", "uniform", in_axis=range(len(inputs)), out_axis=-1
         )  # of 1 / sqrt(inputs) at most
