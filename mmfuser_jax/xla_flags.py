@@ -3,8 +3,8 @@
 `python -m mmfuser_jax.xla_flags tpu` prints them as shell commands. A flag that a version of XLA or libtpu does not know
 ends the process at its start, so the tests start both with all of these. User's own values stand behind ours, and win.
 
-libtpu 0.0.52 has the TPU flags on by itself: a small FSDP program for v5e compiles to the same with and without them, and
-to another one with the fusion of collectives off. They are said here because other versions differ. None of the GPU
+libtpu 0.0.52 seems to have the TPU flags on by itself: a small FSDP program for v5e compiles to as long a program with and
+without them, and to another one with the fusion of collectives off. They are said here because other versions differ. None of the GPU
 flags has been measured on a GPU by this project; they are those of JAX's and NCCL's guides.
 """
 

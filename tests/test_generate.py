@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax.core import meta
 
-from mmfuser_jax.compilation import CPU_OPTIONS
+from mmfuser_jax.compilation import USE_ON_CPU
 from mmfuser_jax.generate import GREEDY, Engine, Sampling, Shown
 from mmfuser_jax.generate import engine as engine_module
 from mmfuser_jax.generate.sampling import sample
@@ -120,5 +120,5 @@ def test_sixteen_bit_weights_are_held_once(tiny):
         return lowered.compile(compiler_options=options).memory_analysis().temp_size_in_bytes
 
     weights = sum(x.size * 2 for x in jax.tree.leaves(params["llm"]["decoder"]))
-    assert temporary_bytes(CPU_OPTIONS) < weights / 2
+    assert temporary_bytes(USE_ON_CPU) < weights / 2
     assert temporary_bytes(None) > weights  # what the option is for

@@ -13,13 +13,14 @@ from jax.sharding import Mesh, NamedSharding
 from mmfuser_jax import sharding
 from mmfuser_jax.models import VLM
 from mmfuser_jax.models.flops import Flops, decode_flops
-from mmfuser_jax.models.params import abstract_params, with_shardings
+from mmfuser_jax.models.params import abstract_params
 from mmfuser_jax.train.config import RunConfig, Stage
 from mmfuser_jax.train.mfu import stage_flops
 from mmfuser_jax.train.optim import flatten, unflatten
+from mmfuser_jax.train.placements import abstract_batch
 from mmfuser_jax.train.state import abstract_state, compute_dtype, stage_params
 from mmfuser_jax.train.step import make_train_step
-from mmfuser_jax.types import Batch, KVCache
+from mmfuser_jax.types import KVCache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,33 +56,30 @@ def train_program(run: RunConfig, stage: Stage, mesh: Mesh) -> Program:
     state = abstract_state(params, stage.optimizer, mesh)
     if not stage.fuser:
         model = VLM(dataclasses.replace(run.model, fuser=None), model.dtype, run.remat)
-    batch = abstract_batch(run, stage, mesh)
+    _check_divides(stage, mesh)
+    branches = stage.conversations > 1
+    batch = abstract_batch(model, stage.batch_size, stage.row.length, stage.row.tiles, mesh, branches=branches)
     step: Any = make_train_step(model, stage.optimizer, mesh, state, stage.accumulate)
     rows, length, images = stage.batch_size, stage.row.length, stage.batch_size * stage.row.tiles
     flops = stage_flops(model, stage, params)
     return Program(stage.name, rows, length, rows * length, images, flops, lambda: step.lower(state, batch))
 
 
-def abstract_batch(run: RunConfig, stage: Stage, mesh: Mesh) -> Batch:
-    """The global batch of a stage, as `sharding.shard_batch` places it.
+def _check_divides(stage: Stage, mesh: Mesh) -> None:
+    """Whether a batch spreads over a mesh.
 
     Raises:
       ShardingError: its rows or their tokens do not divide.
     """
-    rows, length, size = stage.batch_size, stage.row.length, run.model.vision.image_size
     for what, count, devices in (
-        ("rows", rows, sharding.batch_devices(mesh) * stage.accumulate),
-        ("tokens of a row", length, mesh.shape["sequence"]),
+        ("rows", stage.batch_size, sharding.batch_devices(mesh) * stage.accumulate),
+        ("tokens of a row", stage.row.length, mesh.shape["sequence"]),
     ):
         if count % devices:
             parts = f" × {stage.accumulate} parts" if stage.accumulate > 1 and what == "rows" else ""
             raise sharding.ShardingError(
                 f"stage {stage.name}: {count} {what} do not divide over mesh {dict(mesh.shape)}{parts}"
             )
-    tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
-    pixels = jax.ShapeDtypeStruct((rows, stage.row.tiles, size, size, 3), jnp.uint8)
-    batch = Batch(tokens, tokens, tokens, tokens, tokens if stage.conversations > 1 else None, tokens, pixels)
-    return with_shardings(batch, jax.tree.map(lambda x: NamedSharding(mesh, sharding.batch_spec(x)), batch))
 
 
 def decode_program(run: RunConfig, stage: Stage, mesh: Mesh) -> Program:

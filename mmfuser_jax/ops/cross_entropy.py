@@ -50,12 +50,39 @@ def cross_entropy(logits: Float[Array, "B T V"], targets: Int[Array, "B T"]) -> 
     """
     targets = jnp.asarray(targets)
     supervised = targets != IGNORE_INDEX
-    labels = jnp.where(supervised, targets, 0)
-    logits = logits.astype(jnp.float32)
+    nll, best = _nll(jnp.asarray(logits, jnp.float32), jnp.where(supervised, targets, 0))
+    correct = supervised & (best == targets)
+    total = jnp.where(supervised, nll, 0.0).sum()
+    return TokenLoss(total=total, count=supervised.sum(dtype=jnp.int32), correct=correct.sum(dtype=jnp.int32))
+
+
+@jax.custom_vjp
+def _nll(logits: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Negative log-likelihood of each label, and the first column with the highest logit."""
+    return _nll_forward(logits, labels)[0]
+
+
+def _columns(logits: jax.Array) -> jax.Array:
+    return jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+
+
+def _nll_forward(logits: jax.Array, labels: jax.Array) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]:
+    top = logits.max(axis=-1)
+    # Two plain reductions; arg-max, a reduction of pairs, is several times slower on CPUs.
+    best = jnp.where(logits == top[..., None], _columns(logits), logits.shape[-1]).min(axis=-1)
+    log_sum = top + jnp.log(jnp.exp(logits - top[..., None]).sum(axis=-1))
     picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    nll = jnp.where(supervised, jax.nn.logsumexp(logits, axis=-1) - picked, 0.0)
-    correct = supervised & (jnp.argmax(logits, axis=-1) == labels)
-    return TokenLoss(total=nll.sum(), count=supervised.sum(dtype=jnp.int32), correct=correct.sum(dtype=jnp.int32))
+    return (log_sum - picked, best), (logits, labels, log_sum)
+
+
+def _nll_backward(saved: tuple[jax.Array, ...], cotangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+    """softmax - one_hot in one pass: the derivative of picking a label would be a scatter."""
+    logits, labels, log_sum = saved
+    shares = jnp.exp(logits - log_sum[..., None])
+    return cotangents[0][..., None] * (shares - (_columns(logits) == labels[..., None])), None
+
+
+_nll.defvjp(_nll_forward, _nll_backward)
 
 
 def head_cross_entropy(

@@ -32,11 +32,14 @@ def abstract_mesh(data: int = 1, fsdp: int = 1, tensor: int = 1, sequence: int =
     return AbstractMesh((data, fsdp, tensor, sequence), sharding.MESH_AXES, axis_types=(AxisType.Auto,) * 4)
 
 
-def abstract_batch(model: VLM, rows: int, length: int, images: int, mesh: AbstractMesh) -> Batch:
-    """A packed batch without branches, as `sharding.shard_batch` places it."""
+def abstract_batch(
+    model: VLM, rows: int, length: int, images: int, mesh: sharding.AnyMesh, *, branches: bool = False
+) -> Batch:
+    """A packed batch as `sharding.shard_batch` places it."""
     size = model.config.vision.image_size
     row = jax.ShapeDtypeStruct((rows, length), jnp.int32)
-    batch = Batch(row, row, row, row, None, row, jax.ShapeDtypeStruct((rows, images, size, size, 3), jnp.uint8))
+    branch_ids = row if branches else None
+    batch = Batch(row, row, row, row, branch_ids, row, jax.ShapeDtypeStruct((rows, images, size, size, 3), jnp.uint8))
     return with_shardings(batch, jax.tree.map(lambda x: NamedSharding(mesh, sharding.batch_spec(x)), batch))
 
 

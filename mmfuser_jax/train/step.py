@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from mmfuser_jax import sharding
+from mmfuser_jax.compilation import TRAIN_ON_CPU, known_options
 from mmfuser_jax.models import VLM
 from mmfuser_jax.ops.cross_entropy import NO_TOKENS, TokenLoss
 from mmfuser_jax.train.optim import FlatParams, OptimizerConfig, flatten, make_optimizer, split_trainable, unflatten
@@ -87,7 +89,13 @@ def make_train_step(
         params = unflatten({**frozen, **trained})
         return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
-    return jax.jit(step, donate_argnums=0, out_shardings=(placement, sharding.replicated(mesh)))
+    on_cpu = isinstance(mesh, Mesh) and mesh.devices.flat[0].platform == "cpu"
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=(placement, sharding.replicated(mesh)),
+        compiler_options=known_options(TRAIN_ON_CPU) if on_cpu else None,
+    )
 
 
 def _parts(batch: Batch, count: int) -> Batch:
