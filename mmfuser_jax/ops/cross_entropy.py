@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,7 +76,7 @@ def _nll_forward(logits: jax.Array, labels: jax.Array) -> tuple[tuple[jax.Array,
     return (log_sum - picked, best), (logits, labels, log_sum)
 
 
-def _nll_backward(saved: tuple[jax.Array, ...], cotangents: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+def _nll_backward(saved: tuple[jax.Array, ...], cotangents: tuple[Any, ...]) -> tuple[jax.Array, None]:
     """softmax - one_hot in one pass: the derivative of picking a label would be a scatter."""
     logits, labels, log_sum = saved
     shares = jnp.exp(logits - log_sum[..., None])
@@ -153,7 +154,7 @@ def _sliced_forward(
 
 
 def _sliced_backward(
-    width: int, saved: tuple[jax.Array, ...], cotangents: tuple[jax.Array, ...]
+    width: int, saved: tuple[jax.Array, ...], cotangents: tuple[Any, ...]
 ) -> tuple[jax.Array, jax.Array, None]:
     hidden, gathered, targets, log_sum = saved
     in_axes, out_axes = (HIDDEN, (None, "vocab"), TOKENS, TOKENS, ()), (HIDDEN, HEAD)
