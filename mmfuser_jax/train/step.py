@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from mmfuser_jax import sharding
 from mmfuser_jax.compilation import TRAIN_ON_CPU, known_options
@@ -63,7 +63,9 @@ def make_train_step(
             return loss, gradients
 
         def add(sums: Any, part: tuple[Batch, jax.Array]) -> tuple[Any, None]:
-            gradients, loss = differentiate(computing, part[0], jax.random.fold_in(key, part[1]))
+            rows, index = part
+            rows = jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, _placed(x, mesh)), rows)
+            gradients, loss = differentiate(computing, rows, jax.random.fold_in(key, index))
             return jax.tree.map(lambda x, y: x + y.astype(x.dtype), sums, (gradients, loss)), None
 
         zeros = jax.tree.map(jnp.zeros_like, trained)  # float32, placed like the masters
@@ -96,6 +98,11 @@ def make_train_step(
         out_shardings=(placement, sharding.replicated(mesh)),
         compiler_options=known_options(TRAIN_ON_CPU) if on_cpu else None,
     )
+
+
+def _placed(x: jax.Array, mesh: sharding.AnyMesh) -> NamedSharding:
+    """Where a field of a batch lies. Of a loop's input the partitioner would make up its own mind."""
+    return NamedSharding(mesh, sharding.batch_spec(x))
 
 
 def _parts(batch: Batch, count: int) -> Batch:
