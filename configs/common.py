@@ -46,6 +46,21 @@ def run(model: VlmConfig, stages: dict[str, ConfigDict], **fields: Any) -> Confi
     return config
 
 
+def full_size_run(model: VlmConfig, stages: dict[str, ConfigDict], *, init_from: str, aspect: str) -> ConfigDict:
+    """A run of a published size: bfloat16 over float32 masters, parameters spread over all devices."""
+    return run(
+        model,
+        stages,
+        init_from=init_from,
+        aspect=aspect,
+        dtype="bfloat16",
+        remat="full",
+        mesh={"data": 1, "fsdp": -1, "tensor": 1, "sequence": 1},
+        workers=4,
+        checkpoint_every=500,
+    )
+
+
 def source(source: str, split: str = "train", image_folder: str = "", weight: float = 1.0) -> ConfigDict:
     """One component of a mixture: a name, file or folder (`data.sources.open_source`), and its share of the examples."""
     return ConfigDict({"source": source, "split": split, "image_folder": image_folder, "weight": weight})

@@ -43,14 +43,4 @@ def get_config(arg: str = "7b") -> ConfigDict:
         batch_size=128,
         tiles=1,
     )
-    return common.run(
-        model,
-        {"finetune": stage},
-        init_from=f"runs/pretrain_{size}",
-        aspect="pad",
-        dtype="bfloat16",
-        remat="full",
-        mesh={"data": 1, "fsdp": -1, "tensor": 1, "sequence": 1},
-        workers=4,
-        checkpoint_every=500,
-    )
+    return common.full_size_run(model, {"finetune": stage}, init_from=f"runs/pretrain_{size}", aspect="pad")

@@ -34,14 +34,6 @@ def get_config(arg: str = "7b") -> ConfigDict:
         batch_size=256,
         tiles=1,
     )
-    return common.run(
-        presets.PRESETS[f"mmfuser_{arg}"](),
-        {"pretrain": stage},
-        init_from=f"runs/base_{arg}",
-        aspect="square",
-        dtype="bfloat16",
-        remat="full",
-        mesh={"data": 1, "fsdp": -1, "tensor": 1, "sequence": 1},
-        workers=4,
-        checkpoint_every=500,
+    return common.full_size_run(
+        presets.PRESETS[f"mmfuser_{arg}"](), {"pretrain": stage}, init_from=f"runs/base_{arg}", aspect="square"
     )

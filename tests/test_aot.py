@@ -25,8 +25,6 @@ from mmfuser_jax.sharding import ShardingError
 from mmfuser_jax.train.config import ConfigError, parse_run
 from tests.conftest import ROOT
 
-pytest.importorskip("libtpu")
-
 LAYERS, ROWS, WIDTH = 7, 64, 256
 
 
