@@ -15,10 +15,7 @@ _SPLIT = flags.DEFINE_string("split", "test", "Split of the benchmark.")
 _OUT = flags.DEFINE_string("out", None, "Folder for eval.json and pictures; default MODEL/BENCHMARK_SPLIT.")
 _MAX_NEW_TOKENS = flags.DEFINE_integer("max_new_tokens", 16, "Longest answer.")
 _PICKLE = flags.DEFINE_bool("allow_pickle", False, "Read a PyTorch checkpoint's .bin files.")
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of this run: pod, GKE, SLURM or MPI.")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "Elsewhere: host:port where process 0 listens.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Elsewhere: processes of this run.", lower_bound=1)
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Elsewhere: which of them this is, from 0.", lower_bound=0)
+_CLUSTER = cli.define_cluster_flags()
 flags.mark_flags_as_required(["model", "benchmark"])
 
 
@@ -28,7 +25,7 @@ def main() -> None:
     from mmfuser_jax.evaluate.benchmarks import run_benchmark
 
     out = Path(_OUT.value or Path(_MODEL.value) / f"{_BENCHMARK.value}_{_SPLIT.value}")
-    with distributed.joined(_DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value):
+    with distributed.joined(**_CLUSTER()):
         run_benchmark(
             _MODEL.value, _BENCHMARK.value, _SPLIT.value, out, _MAX_NEW_TOKENS.value, allow_pickle=_PICKLE.value
         )

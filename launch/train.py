@@ -20,10 +20,7 @@ _CACHE = flags.DEFINE_string(
     os.environ.get("MMFUSER_CACHE", "~/.cache/mmfuser_jax"),
     "Folder that keeps compiled programs (MMFUSER_CACHE); empty for none.",
 )
-_DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of this run: pod, GKE, SLURM or MPI.")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "Elsewhere: host:port where process 0 listens.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Elsewhere: processes of this run.", lower_bound=1)
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Elsewhere: which of them this is, from 0.", lower_bound=0)
+_CLUSTER = cli.define_cluster_flags()
 flags.mark_flags_as_required(["config", "workdir"])
 
 
@@ -34,7 +31,7 @@ def main() -> None:
 
     if _CACHE.value:
         compilation.cache_compilations(Path(_CACHE.value).expanduser())
-    with distributed.joined(_DISTRIBUTED.value, _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value):
+    with distributed.joined(**_CLUSTER()):
         train_and_evaluate(_CONFIG.value.to_dict(), Path(_WORKDIR.value))
 
 

@@ -13,6 +13,8 @@ from absl import logging as absl_logging
 
 _DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of an error.")
 
+flags.disclaim_key_flags()  # flags that functions here define are the calling script's, as --help shows them
+
 USER_ERRORS = (ValueError, RuntimeError, OSError)
 """What a user's mistake raises: all errors of this package derive from ValueError or RuntimeError."""
 
@@ -29,6 +31,21 @@ class Command:
     main: Callable[[], Any]
     required: Sequence[str] = ()
     optional: Sequence[str] = ()
+
+
+def define_cluster_flags() -> Callable[[], dict[str, Any]]:
+    """Defines the flags of a script that several processes run together; returns what gives `distributed.joined` them."""
+    given = {
+        "together": flags.DEFINE_bool(
+            "distributed", False, "Join the other processes of this run: pod, GKE, SLURM or MPI."
+        ),
+        "coordinator": flags.DEFINE_string("coordinator", None, "Elsewhere: host:port where process 0 listens."),
+        "num_processes": flags.DEFINE_integer("num_processes", None, "Elsewhere: how many there are.", lower_bound=1),
+        "process_id": flags.DEFINE_integer(
+            "process_id", None, "Elsewhere: which of them this is, from 0.", lower_bound=0
+        ),
+    }
+    return lambda: {name: flag.value for name, flag in given.items()}
 
 
 def run(main: Callable[[], Any]) -> None:
