@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from mmfuser_jax.models.lora import LoraConfig, LoraDense
 from mmfuser_jax.ops.attention import RESIDUAL
+from mmfuser_jax.ops.product import dense_product
 from mmfuser_jax.sharding import named
 
 DType = Any
@@ -49,6 +50,7 @@ def dense(
         axis=tuple(range(-in_dims, 0)),
         use_bias=use_bias,
         dtype=dtype,
+        dot_general=dense_product,
         kernel_init=named(kernel_init or nn.initializers.lecun_normal(), *axes),
         bias_init=named(bias_init or nn.initializers.zeros_init(), *axes[in_dims:]),
         **({"parent": None} if adapted else {"name": name}),

@@ -7,10 +7,10 @@ import math
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from mmfuser_jax.ops.product import product
 from mmfuser_jax.sharding import named
 from mmfuser_jax.types import Array
 
@@ -71,8 +71,8 @@ class LoraDense(nn.Module):
         down = self.param("lora_a", named(uniform, *down_axes), (*inputs, lora.rank))
         up = self.param("lora_b", named(nn.initializers.zeros_init(), *up_axes), (lora.rank, *outputs))
         x = nn.Dropout(lora.dropout, deterministic=not self.has_rng("dropout"))(x.astype(base.dtype))
-        inner = jnp.tensordot(x, down.astype(base.dtype), axes=len(inputs))
-        return base + jnp.tensordot(inner, up.astype(base.dtype), axes=1) * (lora.alpha / lora.rank)
+        inner = product(x, down.astype(base.dtype), len(inputs))
+        return base + product(inner, up.astype(base.dtype)) * (lora.alpha / lora.rank)
 
 
 def merged(kernel: Any, down: Any, up: Any, lora: LoraConfig) -> Any:

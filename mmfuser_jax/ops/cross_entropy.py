@@ -12,11 +12,14 @@ import numpy as np
 from flax import struct
 from jaxtyping import Float, Int
 
-from mmfuser_jax.sharding import active_mesh, mesh_axes, per_shard
+from mmfuser_jax.sharding import active_mesh, mesh_axes, per_shard, platform
 from mmfuser_jax.types import IGNORE_INDEX, Array, Leaf
 
 LOGITS_BYTES = 128 << 20
 """Largest float32 block of logits that a device holds at a time."""
+
+CPU_TOKENS = 256
+"""Tokens whose logits a CPU holds at a time: more leave the caches, fewer make poor products."""
 
 
 @struct.dataclass
@@ -77,10 +80,12 @@ def _nll_forward(logits: jax.Array, labels: jax.Array) -> tuple[tuple[jax.Array,
 
 
 def _nll_backward(saved: tuple[jax.Array, ...], cotangents: tuple[Any, ...]) -> tuple[jax.Array, None]:
+    return cotangents[0][..., None] * _d_logits(*saved), None
+
+
+def _d_logits(logits: jax.Array, labels: jax.Array, log_sum: jax.Array) -> jax.Array:
     """softmax - one_hot in one pass: the derivative of picking a label would be a scatter."""
-    logits, labels, log_sum = saved
-    shares = jnp.exp(logits - log_sum[..., None])
-    return cotangents[0][..., None] * (shares - (_columns(logits) == labels[..., None])), None
+    return jnp.exp(logits - log_sum[..., None]) - (_columns(logits) == labels[..., None])
 
 
 _nll.defvjp(_nll_forward, _nll_backward)
@@ -98,6 +103,9 @@ def head_cross_entropy(
     product with the head) and is done with the gradient of that slice of the head, which goes to the devices that
     keep it at once. Slices of tokens would need the gradient of the whole head on every device instead.
 
+    One CPU goes through slices of tokens all the same, supervised ones only, and makes the gradients of each slice
+    while it has its logits: nothing is computed for slots of pictures and questions, and nothing twice.
+
     Under a mesh the head is gathered once, in its own dtype; where its vocabulary is sharded, every device sums up its
     own part only.
 
@@ -109,6 +117,9 @@ def head_cross_entropy(
     """
     head = head.astype(hidden.dtype)
     mesh = active_mesh()
+    if mesh is None and platform() == "cpu":
+        total, count, correct = _supervised(hidden, head, jnp.asarray(targets))
+        return TokenLoss(total=total, count=count, correct=correct)
     vocabulary = math.prod(mesh.shape[axis] for axis in mesh_axes("vocab")) if mesh else 1
     tokens = math.prod(hidden.shape[:2])
     if mesh:
@@ -119,6 +130,61 @@ def head_cross_entropy(
         return cross_entropy(jnp.einsum("btd,dv->btv", hidden, head, preferred_element_type=jnp.float32), targets)
     total, count, correct = _sliced(-(-columns // slices), hidden, head, jnp.asarray(targets))
     return TokenLoss(total=total, count=count, correct=correct)
+
+
+@jax.custom_vjp
+def _supervised(hidden: jax.Array, head: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
+    return _go_through(hidden, head, targets, gradients=False)[0]
+
+
+def _supervised_forward(
+    hidden: jax.Array, head: jax.Array, targets: jax.Array
+) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    return _go_through(hidden, head, targets, gradients=True)
+
+
+def _supervised_backward(
+    gradients: tuple[jax.Array, ...], cotangents: tuple[Any, ...]
+) -> tuple[jax.Array, jax.Array, None]:
+    d_hidden, d_head = ((x * cotangents[0]).astype(x.dtype) for x in gradients)
+    return d_hidden, d_head, None
+
+
+_supervised.defvjp(_supervised_forward, _supervised_backward)
+
+
+def _go_through(
+    hidden: jax.Array, head: jax.Array, targets: jax.Array, gradients: bool
+) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    """Sums of the loss, and on demand the gradients of its total by hidden states and head, CPU_TOKENS at a time."""
+    supervised = targets.ravel() != IGNORE_INDEX
+    count = supervised.sum(dtype=jnp.int32)
+    order = jnp.argsort(~supervised, stable=True)
+    size = min(CPU_TOKENS, order.size)
+    padding = -order.size % size
+    rows = jnp.pad(jnp.take(hidden.reshape(order.size, -1), order, axis=0), ((0, padding), (0, 0)))
+    labels = jnp.pad(jnp.take(targets.ravel(), order), (0, padding), constant_values=IGNORE_INDEX)
+
+    def look(index: Any, carry: Any) -> Any:
+        total, correct, d_rows, d_head = carry
+        here = jax.lax.dynamic_slice_in_dim(rows, index * size, size)
+        wanted = jax.lax.dynamic_slice_in_dim(labels, index * size, size)
+        counts = wanted != IGNORE_INDEX
+        logits = jnp.einsum("td,dv->tv", here, head, preferred_element_type=jnp.float32)
+        (nll, best), (_, chosen, log_sum) = _nll_forward(logits, jnp.where(counts, wanted, 0))
+        total += jnp.where(counts, nll, 0.0).sum()
+        correct += (counts & (best == wanted)).sum(dtype=jnp.int32)
+        if gradients:
+            d_logits = (_d_logits(logits, chosen, log_sum) * counts[:, None]).astype(head.dtype)
+            d_here = jnp.einsum("tv,dv->td", d_logits, head)
+            d_rows = jax.lax.dynamic_update_slice_in_dim(d_rows, d_here, index * size, axis=0)
+            d_head += jnp.einsum("td,tv->dv", here, d_logits, preferred_element_type=jnp.float32)
+        return total, correct, d_rows, d_head
+
+    sums = (jnp.float32(0), jnp.int32(0), jnp.zeros_like(rows), jnp.zeros(head.shape, jnp.float32))
+    total, correct, d_rows, d_head = jax.lax.fori_loop(0, -(-count // size), look, sums)
+    d_hidden = jnp.take(d_rows, jnp.argsort(order), axis=0).reshape(hidden.shape)
+    return (total, count, correct), (d_hidden, d_head.astype(head.dtype))
 
 
 TOKENS, HIDDEN, HEAD = ("batch", "length"), ("batch", "length", "activation_embed"), ("embed", "vocab")

@@ -1,0 +1,58 @@
+"""Product of activations with a kernel, differentiated so that CPUs need not transpose anything."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+from jaxtyping import Float
+
+from mmfuser_jax import sharding
+from mmfuser_jax.types import Array
+
+
+def product(
+    x: Float[Array, "*B *D"], kernel: Float[Array, "*D *F"], in_dims: int = 1, dtype: Any = None
+) -> Float[jax.Array, "*B *F"]:
+    """Contracts the last `in_dims` axes of `x` with the first of `kernel`; the result is in `dtype`, by default x's.
+
+    JAX derives the kernel's gradient as the transpose of (cotangent, x), for which XLA's CPU compiler transposes the
+    cotangent element by element together with whatever makes it: the gradients of one gated MLP of 512 × 1376 took 1.7
+    times as long. On other platforms the derivative is JAX's own.
+    """
+    if sharding.platform() == "cpu":
+        return _product(in_dims, dtype, x, kernel)
+    return _forward(in_dims, dtype, x, kernel)[0]
+
+
+def dense_product(x: Array, kernel: Array, dimension_numbers: Any, **options: Any) -> jax.Array:
+    """`product` with the signature that dense layers of Flax ask for."""
+    del options  # precision: the platform's own
+    (axes, _), _ = dimension_numbers
+    return product(x, kernel, len(axes))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _product(in_dims: int, dtype: Any, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _forward(in_dims, dtype, x, kernel)[0]
+
+
+def _forward(in_dims: int, dtype: Any, x: Array, kernel: Array) -> tuple[jax.Array, tuple[Array, Array]]:
+    axes = (tuple(range(x.ndim - in_dims, x.ndim)), tuple(range(in_dims)))
+    return jax.lax.dot_general(x, kernel, (axes, ((), ())), preferred_element_type=dtype), (x, kernel)
+
+
+def _backward(
+    in_dims: int, dtype: Any, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = saved
+    cotangent = cotangent.astype(x.dtype)
+    leading = tuple(range(x.ndim - in_dims))
+    outputs = tuple(range(x.ndim - in_dims, cotangent.ndim)), tuple(range(in_dims, kernel.ndim))
+    d_x = jax.lax.dot_general(cotangent, kernel, (outputs, ((), ())))
+    d_kernel = jax.lax.dot_general(x, cotangent, ((leading, leading), ((), ())))
+    return d_x, d_kernel.astype(kernel.dtype)
+
+
+_product.defvjp(_forward, _backward)
