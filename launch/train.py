@@ -29,6 +29,7 @@ def main() -> None:
     from mmfuser_jax import compilation, distributed
     from mmfuser_jax.jobs.main import train_and_evaluate
 
+    compilation.keep_freed_memory()
     if _CACHE.value:
         compilation.cache_compilations(Path(_CACHE.value).expanduser())
     with distributed.joined(**_CLUSTER()):

@@ -13,7 +13,7 @@ from jax.sharding import NamedSharding
 from mmfuser_jax import sharding
 from mmfuser_jax.aot.topology import find_topology, topology_mesh
 from mmfuser_jax.models.layers import REMAT_POLICIES
-from mmfuser_jax.ops import Packed, attention
+from mmfuser_jax.ops import Packed, attention, attention_blocks
 from tests.helpers import relative
 
 module = importlib.import_module("mmfuser_jax.ops.attention")  # the package's attribute of that name is the function
@@ -25,6 +25,8 @@ TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-2}
 @pytest.fixture(autouse=True)
 def _several_blocks(monkeypatch):
     monkeypatch.setattr(module, "QUERY_BLOCK", 48)
+    for name in ("CAUSAL_QUERIES", "ALL_QUERIES"):
+        monkeypatch.setattr(attention_blocks, name, 48)
 
 
 def draw(rows=2, length=LENGTH, heads=4, kv_heads=2, width=16, dtype="float32"):
@@ -79,8 +81,9 @@ MASKS = {
 }
 CASES = [
     *[("chunked", name, "float32") for name in MASKS],
+    *[("blocks", name, "float32") for name in MASKS if name != "written_out"],
     *[("splash", name, "float32") for name in ("packed", "window", "none")],
-    *[(impl, "packed", "bfloat16") for impl in ("chunked", "splash")],
+    *[(impl, "packed", "bfloat16") for impl in ("chunked", "blocks", "splash")],
 ]
 
 
@@ -104,7 +107,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-@pytest.mark.parametrize("impl", ["chunked", "splash"])
+@pytest.mark.parametrize("impl", ["chunked", "blocks", "splash"])
 def test_negative_control(impl, broken):
     arrays, mask = draw(), packed(window=10)
     expected = everything(arrays, mask, "xla")

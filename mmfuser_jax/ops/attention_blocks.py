@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import functools
-import math
+import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float
 
 from mmfuser_jax.types import Array
 
-QUERY_BLOCK = 256
-"""Queries at a time; their scores stay in the caches."""
+CAUSAL_QUERIES, ALL_QUERIES = 128, 256
+"""Queries at a time: their scores stay in the caches, and causal ones look at few keys that they may not see."""
+
+MOST_BLOCKS = 8
+"""Of one row; every block is compiled by itself."""
 
 Allowed = Callable[[slice, slice], jax.Array | None]
 """(query slots, key slots) → bool[B, 1, q, k], who sees whom; None for everyone everyone."""
@@ -37,24 +40,31 @@ def block_attention(
       allowed: who sees whom. Every query must see a key.
       causal: no query sees a later slot, so that later keys are not looked at.
     """
-    batch, length, heads, width = query.shape
-    groups = key.shape[2]
-    grouped = query.reshape(batch, length, groups, heads // groups, width)
-    masks = [allowed(*block) for block in _blocks(length, causal)]
-    out = _attend(causal, jnp.moveaxis(grouped, 1, 3), jnp.moveaxis(key, 1, 2), jnp.moveaxis(value, 1, 2), masks)
-    return jnp.moveaxis(out, 3, 1).reshape(query.shape)
+    repeats = query.shape[2] // key.shape[2]
+    heads_first = [jnp.moveaxis(x, 2, 1) for x in (query, *(jnp.repeat(x, repeats, axis=2) for x in (key, value)))]
+    masks = [allowed(*block) for block in _blocks(query.shape[1], causal)]
+    return jnp.moveaxis(_attend(causal, *heads_first, masks), 1, 2)
 
 
 def _blocks(length: int, causal: bool) -> Iterator[tuple[slice, slice]]:
-    count = -(-length // QUERY_BLOCK)
-    for start, end in zip(*(np.linspace(0, length, count + 1).astype(int)[x] for x in (slice(-1), slice(1, None)))):
-        yield slice(int(start), int(end)), slice(0, int(end) if causal else length)
+    """Query slots, and the key slots that they look at."""
+    count = min(MOST_BLOCKS, -(-length // (CAUSAL_QUERIES if causal else ALL_QUERIES)))
+    edges = [length * index // count for index in range(count + 1)]
+    for start, end in itertools.pairwise(edges):
+        yield slice(start, end), slice(0, end if causal else length)
 
 
-def _scores(query: jax.Array, key: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """float32[B, G, R, q, k] of scaled queries."""
-    scores = jnp.einsum("bgrqh,bgkh->bgrqk", query, key, preferred_element_type=jnp.float32)
-    return scores if mask is None else jnp.where(mask[:, :, None], scores, -jnp.inf)
+def _dot(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x y of the last two axes. Written as x y throughout: for x y^T of large arrays, the compiler would copy y first."""
+    return jnp.einsum("bnij,bnjk->bnik", x.astype(_sums(x)), y.astype(_sums(y)))
+
+
+def _sums(x: jax.Array) -> Any:
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _turned(x: jax.Array) -> jax.Array:
+    return jnp.swapaxes(x, -1, -2)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -66,37 +76,43 @@ def _attend(
 
 def _forward(
     causal: bool, query: jax.Array, key: jax.Array, value: jax.Array, masks: list[jax.Array | None]
-) -> tuple[jax.Array, tuple[jax.Array | list[jax.Array | None], ...]]:
-    """[B, G, R, T, H], and what the backward pass needs."""
-    scaled = query * jnp.asarray(1 / math.sqrt(query.shape[-1]), query.dtype)
+) -> tuple[jax.Array, tuple[Any, ...]]:
+    """[B, N, T, H], and what the backward pass needs."""
+    scaled, turned = query * _scale(query), _turned(key)
     outs, log_sums = [], []
-    for (rows, seen), mask in zip(_blocks(query.shape[3], causal), masks, strict=True):
-        scores = _scores(scaled[:, :, :, rows], key[:, :, seen], mask)
+    for (rows, seen), mask in zip(_blocks(query.shape[2], causal), masks, strict=True):
+        scores = _dot(scaled[:, :, rows], turned[..., seen])
+        scores = scores if mask is None else jnp.where(mask, scores, -jnp.inf)
         top = scores.max(axis=-1, keepdims=True)
         shares = jnp.exp(scores - top)
         sums = shares.sum(axis=-1, keepdims=True)
-        out = jnp.einsum("bgrqk,bgkh->bgrqh", shares.astype(value.dtype), value[:, :, seen])
-        outs.append((out / sums).astype(query.dtype))
+        outs.append((_dot(shares.astype(value.dtype), value[:, :, seen]) / sums).astype(query.dtype))
         log_sums.append(top + jnp.log(sums))
-    out, log_sum = jnp.concatenate(outs, axis=3), jnp.concatenate(log_sums, axis=3)
+    out, log_sum = (jnp.concatenate(x, axis=2) for x in (outs, log_sums))
     return out, (scaled, key, value, masks, out, log_sum)
 
 
-def _backward(causal: bool, saved: tuple, d_out: jax.Array) -> tuple:
+def _scale(query: jax.Array) -> jax.Array:
+    return jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
+
+
+def _backward(causal: bool, saved: tuple[Any, ...], d_out: jax.Array) -> tuple[Any, ...]:
+    """With scores turned around, [k, q]: keys and values are then long sides of every product."""
     scaled, key, value, masks, out, log_sum = saved
-    shift = (out.astype(jnp.float32) * d_out.astype(jnp.float32)).sum(axis=-1, keepdims=True)
-    d_query = []
-    d_key, d_value = jnp.zeros(key.shape, jnp.float32), jnp.zeros(value.shape, jnp.float32)
-    for (rows, seen), mask in zip(_blocks(scaled.shape[3], causal), masks, strict=True):
-        queries, d_rows = scaled[:, :, :, rows], d_out[:, :, :, rows]
-        shares = jnp.exp(_scores(queries, key[:, :, seen], mask) - log_sum[:, :, :, rows])
-        d_shares = jnp.einsum("bgrqh,bgkh->bgrqk", d_rows, value[:, :, seen], preferred_element_type=jnp.float32)
-        d_scores = (shares * (d_shares - shift[:, :, :, rows])).astype(key.dtype)
-        d_query.append(jnp.einsum("bgrqk,bgkh->bgrqh", d_scores, key[:, :, seen]))
-        d_key = d_key.at[:, :, seen].add(jnp.einsum("bgrqk,bgrqh->bgkh", d_scores, queries))
-        d_value = d_value.at[:, :, seen].add(jnp.einsum("bgrqk,bgrqh->bgkh", shares.astype(value.dtype), d_rows))
-    d_query = jnp.concatenate(d_query, axis=3) * jnp.asarray(1 / math.sqrt(scaled.shape[-1]), scaled.dtype)
-    return d_query, d_key.astype(key.dtype), d_value.astype(value.dtype), [None] * len(masks)
+    shift = _turned((out.astype(_sums(out)) * d_out).sum(axis=-1, keepdims=True))
+    log_sum, queries, outs, keys = (_turned(x) for x in (log_sum, scaled, d_out, key))
+    d_query, d_key, d_value = [], jnp.zeros(key.shape, _sums(key)), jnp.zeros(value.shape, _sums(value))
+    for (rows, seen), mask in zip(_blocks(scaled.shape[2], causal), masks, strict=True):
+        scores = _dot(key[:, :, seen], queries[..., rows])
+        scores = scores if mask is None else jnp.where(_turned(mask), scores, -jnp.inf)
+        shares = jnp.exp(scores - log_sum[..., rows])
+        d_shares = _dot(value[:, :, seen], outs[..., rows])
+        d_scores = (shares * (d_shares - shift[..., rows])).astype(key.dtype)
+        d_query.append(_turned(_dot(keys[..., seen], d_scores)))
+        d_key = d_key.at[:, :, seen].add(_dot(d_scores, scaled[:, :, rows]))
+        d_value = d_value.at[:, :, seen].add(_dot(shares.astype(value.dtype), d_out[:, :, rows]))
+    d_queries = jnp.concatenate(d_query, axis=2).astype(scaled.dtype) * _scale(scaled)
+    return d_queries, d_key.astype(key.dtype), d_value.astype(value.dtype), [None] * len(masks)
 
 
 _attend.defvjp(_forward, _backward)
