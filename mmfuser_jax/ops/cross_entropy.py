@@ -95,7 +95,7 @@ def head_cross_entropy(
     hidden: Float[Array, "B T D"],
     head: Float[Array, "D V"],
     targets: Int[Array, "B T"],
-    logits_bytes: int = LOGITS_BYTES,
+    logits_bytes: int | None = None,
 ) -> TokenLoss:
     """`cross_entropy` of the logits hidden @ head, which, where they are large, never exist as a whole.
 
@@ -113,11 +113,11 @@ def head_cross_entropy(
       hidden: final hidden states; products are in its dtype, sums in float32.
       head: output matrix.
       targets: token that follows each position, or IGNORE_INDEX.
-      logits_bytes: largest float32 block of logits that a device may hold.
+      logits_bytes: largest float32 block of logits that a device may hold; None for what suits the platform.
     """
     head = head.astype(hidden.dtype)
     mesh = active_mesh()
-    if mesh is None and platform() == "cpu":
+    if logits_bytes is None and mesh is None and platform() == "cpu":
         total, count, correct = _supervised(hidden, head, jnp.asarray(targets))
         return TokenLoss(total=total, count=count, correct=correct)
     vocabulary = math.prod(mesh.shape[axis] for axis in mesh_axes("vocab")) if mesh else 1
@@ -125,7 +125,7 @@ def head_cross_entropy(
     if mesh:
         tokens //= math.prod(mesh.shape[axis] for name in ("batch", "length") for axis in mesh_axes(name))
     columns = head.shape[1] // vocabulary
-    slices = math.ceil(4 * tokens * columns / logits_bytes)
+    slices = math.ceil(4 * tokens * columns / (logits_bytes or LOGITS_BYTES))
     if slices == 1:  # small enough to keep for the backward pass
         return cross_entropy(jnp.einsum("btd,dv->btv", hidden, head, preferred_element_type=jnp.float32), targets)
     total, count, correct = _sliced(-(-columns // slices), hidden, head, jnp.asarray(targets))
