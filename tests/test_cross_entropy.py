@@ -101,3 +101,17 @@ def test_logits_never_exist_as_a_whole():
     logits = 4 * tokens * vocabulary
     assert peak(whole) > logits
     assert peak(in_slices(logits // 32)) < logits / 4
+
+
+def test_one_cpu_looks_at_supervised_tokens_only(monkeypatch):
+    monkeypatch.setattr(importlib.import_module("mmfuser_jax.ops.cross_entropy"), "CPU_TOKENS", 7)
+    rng = np.random.default_rng(3)
+    hidden, head = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((2, 19, 8), (8, 50)))
+    targets = np.where(rng.random((2, 19)) < 0.4, rng.integers(0, 50, (2, 19)), -100)
+
+    def mean(loss):
+        return jax.value_and_grad(lambda h, w: loss(h, w).mean, (0, 1))(hidden, head)
+
+    ours = mean(lambda h, w: head_cross_entropy(h, w, targets))
+    plain = mean(lambda h, w: from_logits(h @ w, targets))
+    assert max(relative(a, b) for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(plain), strict=True)) < 1e-6
