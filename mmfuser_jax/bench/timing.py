@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import torch
 
+from mmfuser_jax.allocator import keep_freed_memory
 from mmfuser_jax.bench.rows import BenchRow
-from mmfuser_jax.compilation import keep_freed_memory
 
 REPEATS = 7
 SHORTEST = 0.1
