@@ -164,11 +164,13 @@ def test_a_row_of_padding_is_finite(impl):
 
 def test_errors_say_what_to_do():
     arrays = draw()[:3]
-    with pytest.raises(ValueError, match="not one of auto, xla, chunked, splash, cudnn"):
+    with pytest.raises(ValueError, match="not one of auto, xla, chunked, blocks, splash, cudnn"):
         attention(*arrays, impl="magic")
     for mask in (MASKS["branching"], MASKS["written_out"]):
         with pytest.raises(ValueError, match="'chunked' takes any"):
             attention(*arrays, mask, "splash")
+    with pytest.raises(ValueError, match="'chunked' takes any"):
+        attention(*arrays, MASKS["written_out"], "blocks")
 
 
 def test_packed_mask_draws_what_its_docstring_says():
@@ -184,8 +186,11 @@ def test_packed_mask_draws_what_its_docstring_says():
 @pytest.mark.parametrize(
     ("platform", "backend", "dtype", "mask", "length", "expected"),
     [
-        ("cpu", "cpu", "float32", "packed", 32, "xla"),
-        ("cpu", "cpu", "float32", "packed", LENGTH, "chunked"),
+        ("cpu", "cpu", "float32", "packed", LENGTH, "blocks"),
+        ("cpu", "cpu", "float32", "branching", LENGTH, "blocks"),
+        ("cpu", "cpu", "float32", "none", LENGTH, "blocks"),
+        ("cpu", "cpu", "float32", "written_out", 1, "xla"),
+        ("cpu", "cpu", "float32", "written_out", LENGTH, "chunked"),
         ("tpu", "cpu", "bfloat16", "packed", LENGTH, "splash"),
         ("tpu", "tpu", "float32", "none", LENGTH, "splash"),
         ("tpu", "tpu", "bfloat16", "branching", LENGTH, "chunked"),
@@ -200,6 +205,12 @@ def test_auto(monkeypatch, platform, backend, dtype, mask, length, expected):
     monkeypatch.setattr(sharding, "platform", lambda: platform)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     assert module._choose(jnp.zeros((2, length, 4, 16), dtype), MASKS[mask]) == expected
+
+
+@pytest.mark.parametrize(("length", "expected"), [(32, "xla"), (LENGTH, "chunked")])
+def test_auto_over_several_cpus(length, expected):
+    with sharding.use_mesh(sharding.make_mesh(fsdp=8)):
+        assert module._choose(jnp.zeros((8, length, 4, 16)), packed(rows=8)) == expected
 
 
 def test_cudnn_gets_both_passes(monkeypatch):
