@@ -12,7 +12,8 @@ import numpy as np
 from flax import struct
 from jaxtyping import Float, Int
 
-from mmfuser_jax.sharding import active_mesh, mesh_axes, per_shard, platform
+from mmfuser_jax import sharding
+from mmfuser_jax.sharding import active_mesh, mesh_axes, per_shard
 from mmfuser_jax.types import IGNORE_INDEX, Array, Leaf
 
 LOGITS_BYTES = 128 << 20
@@ -117,7 +118,7 @@ def head_cross_entropy(
     """
     head = head.astype(hidden.dtype)
     mesh = active_mesh()
-    if logits_bytes is None and mesh is None and platform() == "cpu":
+    if logits_bytes is None and mesh is None and sharding.platform() == "cpu":
         total, count, correct = _supervised(hidden, head, jnp.asarray(targets))
         return TokenLoss(total=total, count=count, correct=correct)
     vocabulary = math.prod(mesh.shape[axis] for axis in mesh_axes("vocab")) if mesh else 1
