@@ -26,10 +26,9 @@ flags.mark_flags_as_required(["config", "workdir"])
 
 def main() -> None:
     """Trains and evaluates."""
-    from mmfuser_jax import allocator, compilation, distributed
+    from mmfuser_jax import compilation, distributed
     from mmfuser_jax.jobs.main import train_and_evaluate
 
-    allocator.keep_freed_memory()
     if _CACHE.value:
         compilation.cache_compilations(Path(_CACHE.value).expanduser())
     with distributed.joined(**_CLUSTER()):

@@ -25,7 +25,7 @@ def test_module_imports(name):
 
 
 LAYERS = (
-    {"types", "cli", "files", "processes", "hub", "layout", "allocator", "compilation", "xla_flags", "hardware"},
+    {"types", "cli", "files", "processes", "hub", "layout", "compilation", "xla_flags", "hardware"},
     {"sharding", "distributed"},
     {"ops", "checkpoint"},
     {"models", "data"},

@@ -9,7 +9,6 @@ import functools
 import json
 import re
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -161,10 +160,10 @@ def test_far_positions_drift_no_further():
 
 
 def test_one_rounding_too_many_shows(monkeypatch):
-    """Rotary angles in bfloat16, of which far positions have nothing left."""
-    right = llama_module.apply_rotary
-    rounded = lambda x, angles: right(x, jax.lax.reduce_precision(angles, 8, 7))  # noqa: E731
-    monkeypatch.setattr(llama_module, "apply_rotary", rounded)
+    """Rotary positions in bfloat16, of which far ones have little left."""
+    right = llama_module.rotary_turns
+    rounded = lambda config, positions: right(config, positions.astype(jnp.bfloat16))  # noqa: E731
+    monkeypatch.setattr(llama_module, "rotary_turns", rounded)
     assert far_logits() > 1.5 * FACTOR * drifts()["logits"][1]
 
 

@@ -151,9 +151,9 @@ def other_rotary(params, monkeypatch):
     return params, {}
 
 
-def interleaved_rotary(x, angles):
+def interleaved_rotary(x, turns):
     """The other rotary convention: neighbours rotate together."""
-    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    cos, sin = (turn[:, :, None] for turn in turns)
     even, odd = x[..., ::2], x[..., 1::2]
     return jnp.stack([even * cos - odd * sin, odd * cos + even * sin], axis=-1).reshape(x.shape)
 

@@ -12,7 +12,6 @@ import jax
 import numpy as np
 import torch
 
-from mmfuser_jax.allocator import keep_freed_memory
 from mmfuser_jax.bench.rows import BenchRow
 
 REPEATS = 7
@@ -21,9 +20,7 @@ SHORTEST = 0.1
 
 
 def pin(cores: int) -> None:
-    """Ties this process and both libraries to the first `cores` cores, and has both keep the memory that they free.
-
-    To be called before JAX makes its threads.
+    """Ties this process and both libraries to the first `cores` cores. To be called before JAX makes its threads.
 
     Raises:
       ValueError: there are fewer cores.
@@ -33,7 +30,6 @@ def pin(cores: int) -> None:
         raise ValueError(f"--cores={cores}: this process may use {len(usable)}")
     os.sched_setaffinity(0, usable[:cores])
     torch.set_num_threads(cores)
-    keep_freed_memory()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mmfuser_jax.convert.errors import ConversionError, listed
 from mmfuser_jax.convert.probe import At, Probe, Stage
 from mmfuser_jax.data.packing import expand_images
 from mmfuser_jax.models import VLM, VlmConfig
-from mmfuser_jax.models.llama import LlamaBlock, rotary_frequencies
+from mmfuser_jax.models.llama import LlamaBlock, rotary_turns
 from mmfuser_jax.models.params import boxed_params
 from mmfuser_jax.ops import cross_entropy
 from mmfuser_jax.ops.attention import Packed
@@ -77,15 +77,14 @@ class StreamedModel:
     def _decoder(self, positions: jax.Array, mask: Packed) -> Callable[[int, jax.Array], jax.Array]:
         """Gives a function from (layer number, hidden state) to the next hidden state; all layers compile as one."""
         config = self.config.llm
-        frequencies = jnp.asarray(rotary_frequencies(config), jnp.float32)
-        angles = positions[..., None].astype(jnp.float32) * frequencies[None, None]
+        turns = rotary_turns(config, positions)
         paths = [path for path in flatten(boxed_params(VLM(self.config))) if path.startswith("llm/decoder/")]
         block = jax.jit(LlamaBlock(config, jnp.float32).apply)
 
         def decode(index: int, state: jax.Array) -> jax.Array:
             layer = f"layers_{index}"
             params = self._read(path for path in paths if f"/{layer}/" in path)["llm"]["decoder"][layer]
-            return block({"params": params}, state, None, angles, mask, None)[0]
+            return block({"params": params}, state, None, turns, mask, None)[0]
 
         return decode
 

@@ -164,8 +164,7 @@ def _blocks(query: Array, key: Array, value: Array, mask: Mask) -> jax.Array:
         raise ValueError("impl='blocks' takes packed rows or no mask; 'chunked' takes any")
 
     def allowed(queries: slice, keys: slice) -> jax.Array | None:
-        # Written to memory once: fused into whatever reads it, the rule would be worked out again for every score.
-        return None if mask is None else jax.lax.optimization_barrier(mask.dense(queries)[..., keys])
+        return None if mask is None else mask.dense(queries)[..., keys]
 
     return checkpoint_name(block_attention(query, key, value, allowed, causal=mask is not None), RESIDUAL)
 

@@ -183,7 +183,7 @@ def _go_through(
         return total, correct, d_rows, d_head
 
     sums = (jnp.float32(0), jnp.int32(0), jnp.zeros_like(rows), jnp.zeros(head.shape, jnp.float32))
-    total, correct, d_rows, d_head = jax.lax.fori_loop(0, -(-count // size), look, sums)
+    total, correct, d_rows, d_head = jax.lax.fori_loop(1, -(-count // size), look, look(0, sums))
     d_hidden = jnp.take(d_rows, jnp.argsort(order), axis=0).reshape(hidden.shape)
     return (total, count, correct), (d_hidden, d_head.astype(head.dtype))
 
