@@ -3,6 +3,7 @@
 python launch/bench.py ops|vision|train_step|decode|compile|data|all [--json=FILE] [--cores=2] [--repeats=7]
 python launch/bench.py growth --plot=FILE
 python launch/bench.py table --json=FILE --into=FILE.md
+python launch/bench.py profile --into=FILE.md
 """
 
 import functools
@@ -18,7 +19,7 @@ _CORES = flags.DEFINE_integer("cores", 2, "Cores that ours and the peer are tied
 _REPEATS = flags.DEFINE_integer("repeats", 7, "Times each row is measured, in turns with its peer.", lower_bound=1)
 _ROWS = flags.DEFINE_integer("rows", 2000, "data: rows of the generated set.")
 _PLOT = flags.DEFINE_string("plot", "", "growth: picture to write.")
-_INTO = flags.DEFINE_string("into", "", "table: document whose table to replace.")
+_INTO = flags.DEFINE_string("into", "", "table, profile: document whose table to replace.")
 
 SUITES = ("ops", "vision", "train_step", "decode", "compile", "data")
 
@@ -61,7 +62,17 @@ def table() -> None:
     """What a file of rows says, as a document's table."""
     from mmfuser_jax.bench import rows
 
-    rows.put_into(Path(_INTO.value), rows.load(Path(_JSON.value)))
+    rows.put_into(Path(_INTO.value), "bench", rows.markdown(rows.load(Path(_JSON.value))))
+
+
+def profile() -> None:
+    """Where the time of a train step goes, ours and the peer's, as a document's table."""
+    from mmfuser_jax.bench import models, profile, rows, timing, train_step
+
+    timing.pin(_CORES.value)
+    table = profile.markdown(*profile.measure(models.vlm(), train_step.ROWS, train_step.LENGTH))
+    print(table)
+    rows.put_into(Path(_INTO.value), "profile", table)
 
 
 COMMANDS = {
@@ -74,6 +85,7 @@ COMMANDS = {
     "all": cli.Command(functools.partial(measure, *SUITES), (), ("json", "cores", "repeats", "rows")),
     "growth": cli.Command(growth, ("plot",), ("cores", "repeats")),
     "table": cli.Command(table, ("json", "into")),
+    "profile": cli.Command(profile, ("into",), ("cores",)),
 }
 
 if __name__ == "__main__":

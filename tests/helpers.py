@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +19,12 @@ def relative(actual, expected) -> float:
     """Norm of the difference over the norm of what is expected."""
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     return float(np.linalg.norm(actual - expected) / max(np.linalg.norm(expected), 1e-30))
+
+
+@functools.partial(jax.jit, static_argnames=("model", "method"))
+def run(model: Any, params: Any, *inputs: Any, method: str | None = None, **options: Any) -> Any:
+    """`model.apply` as one program: by single operations, compiling each takes many times as long."""
+    return model.apply({"params": params}, *inputs, method=method, **options)
 
 
 def random_params(model: VLM, seed: int = 0, scale: float = 0.2):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mmfuser_jax import presets
-from mmfuser_jax.bench import decode, growth, models, ops, timing, torch_models, train_step, vision
-from mmfuser_jax.bench.rows import BEGIN, END, BenchRow, load, put_into, save
+from mmfuser_jax.bench import decode, growth, models, ops, profile, timing, torch_models, train_step, vision
+from mmfuser_jax.bench.rows import BenchRow, load, markdown, put_into, save
 from mmfuser_jax.bench.torch_loader import LlavaDataset, batches
 from mmfuser_jax.data.pictures import ImageFormat
 from mmfuser_jax.data.pipeline import Loading, Weighted, make_loader
@@ -156,8 +156,8 @@ def test_rows_travel_through_json_into_a_document(tmp_path):
     suites = load(tmp_path / "rows.json")
     assert suites["ops"] == [row]
     document = tmp_path / "page.md"
-    document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    put_into(document, suites)
+    document.write_text("before\n<!-- bench: begin -->\nold\n<!-- bench: end -->\nafter\n")
+    put_into(document, "bench", markdown(suites))
     text = document.read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
@@ -165,7 +165,21 @@ def test_rows_travel_through_json_into_a_document(tmp_path):
     assert "old" not in text
     document.write_text("no markers")
     with pytest.raises(ValueError, match="put <!-- bench"):
-        put_into(document, suites)
+        put_into(document, "bench", "")
+
+
+def test_a_profile_tells_products_from_the_rest(small):
+    """Both sides have all kinds; parts of ours have products but for the optimizer, whose name is no part."""
+    ours, theirs = profile.measure(small, 2, 32)
+    for side in (ours, theirs):
+        assert {kind for kind, _ in side} == {profile.PRODUCTS, profile.OPTIMIZER, profile.OTHER}
+        assert min(side.values()) > 0
+    parts = {part for part, _ in profile.OUR_PARTS}
+    assert {part for kind, part in ours if kind == profile.PRODUCTS} - {""} == parts
+    assert not {part for kind, part in ours if kind == profile.OPTIMIZER} & parts
+    table = profile.markdown(ours, theirs)
+    total = 1e3 * sum(ours.values())
+    assert f"| all | {total:,.0f} |" in table
 
 
 def test_growth_is_fitted_and_plotted(tmp_path):

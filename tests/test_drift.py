@@ -162,7 +162,7 @@ def test_far_positions_drift_no_further():
 def test_one_rounding_too_many_shows(monkeypatch):
     """Rotary positions in bfloat16, of which far ones have little left."""
     right = llama_module.rotary_turns
-    rounded = lambda config, positions: right(config, positions.astype(jnp.bfloat16))  # noqa: E731
+    rounded = lambda config, positions: right(config, positions.astype(jnp.bfloat16).astype(jnp.int32))  # noqa: E731
     monkeypatch.setattr(llama_module, "rotary_turns", rounded)
     assert far_logits() > 1.5 * FACTOR * drifts()["logits"][1]
 

@@ -14,7 +14,7 @@ from mmfuser_jax.generate import engine as engine_module
 from mmfuser_jax.generate.sampling import sample
 from mmfuser_jax.models import VLM
 from mmfuser_jax.models.params import boxed_params
-from tests.helpers import random_batch, random_params
+from tests.helpers import random_batch, random_params, run
 
 
 def whole(row):
@@ -55,7 +55,7 @@ def test_greedy_tokens_are_the_arg_max_of_a_full_forward(engine, requests, tiny)
     batch = random_batch(tiny, 1, 4 + 15 + len(new))
     text = np.concatenate([prompts[0][:1], np.zeros(16, np.int32), prompts[0][2:], new]).astype(np.int32)
     batch = batch.replace(tokens=text[None], pixels=pixels[None, :1])
-    logits = engine.model.apply({"params": engine.params}, batch).logits[0]
+    logits = run(engine.model, engine.params, batch).logits[0]
     assert np.argmax(logits[len(text) - len(new) - 1 : -1], -1).tolist() == new
 
 

@@ -44,9 +44,8 @@ def their_states(model, pixels: np.ndarray) -> list[np.ndarray]:
 
 def our_states(folder, pixels: np.ndarray) -> tuple[jax.Array, ...]:
     config, params = hf_models.open_tower(folder)
-    return ClipVit(config, config.depth, keep_class=True).apply(
-        {"params": params}, pixels, states=range(config.depth + 1)
-    )
+    tower = ClipVit(config, config.depth, keep_class=True)
+    return jax.jit(functools.partial(tower.apply, states=range(config.depth + 1)))({"params": params}, pixels)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from mmfuser_jax.models import VLM, LoraConfig, VlmConfig
 from mmfuser_jax.models.lora import merged
 from mmfuser_jax.models.params import init_params
 from mmfuser_jax.train.optim import flatten, unflatten
-from tests.helpers import random_batch, random_params, relative
+from tests.helpers import random_batch, random_params, relative, run
 
 
 def adapted(config, scan=False, **fields):
@@ -23,7 +23,7 @@ def without(config):
 
 
 def logits(config, params, batch, **options):
-    return VLM(config).apply({"params": params}, batch, **options).logits
+    return run(VLM(config), params, batch, **options).logits
 
 
 def test_a_fresh_adapter_adds_nothing(tiny, mesh):

@@ -14,7 +14,7 @@ from mmfuser_jax.models.fuser import Fuser, pixel_centres, ring_offsets
 from mmfuser_jax.models.llama import rotary_frequencies
 from mmfuser_jax.ops import cross_entropy
 from tests import golden_models
-from tests.helpers import random_batch, random_params, relative
+from tests.helpers import random_batch, random_params, relative, run
 
 
 def golden():
@@ -26,7 +26,8 @@ def golden():
 def fuse(params, levels, query):
     grid = (4, 4)
     model = Fuser(FuserConfig(key_layers=(1, 2, 3, 4), heads=16, points=4))
-    return model.apply({"params": params}, query, tuple(levels), query_grid=grid, level_grids=(grid,) * 4)
+    call = functools.partial(model.apply, query_grid=grid, level_grids=(grid,) * 4)
+    return jax.jit(call)({"params": params}, query, tuple(levels))
 
 
 def test_fuser_equals_the_reference():
@@ -56,7 +57,7 @@ def test_fresh_fuser_is_the_identity_and_only_gamma1_learns():
     rng = np.random.default_rng(0)
     query, *levels = (jnp.asarray(rng.standard_normal((2, 15, 32)), jnp.float32) for _ in range(3))
     model = Fuser(FuserConfig(key_layers=(1, 2), heads=4))
-    call = functools.partial(model.apply, query_grid=grid, level_grids=(grid, grid))
+    call = jax.jit(functools.partial(model.apply, query_grid=grid, level_grids=(grid, grid)))
     params = jax.tree.map(
         lambda x: x.unbox(),
         model.init(jax.random.key(0), query, tuple(levels), query_grid=grid, level_grids=(grid, grid)),
@@ -95,20 +96,20 @@ def test_ring_initialisation():
 
 def test_cached_decoding_equals_the_full_forward(tiny):
     model = VLM(tiny)
-    params = {"params": random_params(model)}
+    params = random_params(model)
     batch = random_batch(tiny, rows=2, length=24)
-    full = model.apply(params, batch).logits
-    features = model.apply(params, batch.pixels, method="encode_images")
+    full = run(model, params, batch).logits
+    features = run(model, params, batch.pixels, method="encode_images")
     cache = tiny.llm.empty_cache(2, 30)
     prefill = 20
-    out = model.apply(
-        params, batch.tokens[:, :prefill], cache=cache, last=jnp.full(2, prefill - 1),
+    out = run(
+        model, params, batch.tokens[:, :prefill], cache=cache, last=jnp.full(2, prefill - 1),
         image_index=batch.image_index[:, :prefill], image_features=features, method="decode",
     )  # fmt: skip
     assert relative(out.logits[:, 0], full[:, prefill - 1]) < 1e-5
     for place in range(prefill, 24):
-        out = model.apply(
-            params, batch.tokens[:, place : place + 1], cache=out.cache, last=jnp.zeros(2, int), method="decode"
+        out = run(
+            model, params, batch.tokens[:, place : place + 1], cache=out.cache, last=jnp.zeros(2, int), method="decode"
         )
         assert relative(out.logits[:, 0], full[:, place]) < 1e-5
 
@@ -116,21 +117,21 @@ def test_cached_decoding_equals_the_full_forward(tiny):
 def test_branches_equal_separate_rows(tiny):
     """Two branches behind one trunk compute what two rows with the trunk each compute, and nothing leaks."""
     model = VLM(tiny)
-    params = {"params": random_params(model)}
+    params = random_params(model)
     whole = random_batch(tiny, rows=1, length=30)
     trunk, first = 18, 24  # branch 1 is slots 18..23, branch 2 is slots 24..29
     branch_ids = np.zeros((1, 30), np.int32)
     branch_ids[:, trunk:first], branch_ids[:, first:] = 1, 2
     positions = whole.positions.copy()
     positions[:, first:] -= first - trunk
-    packed = model.apply(params, whole.replace(branch_ids=branch_ids, positions=positions)).logits
+    packed = run(model, params, whole.replace(branch_ids=branch_ids, positions=positions)).logits
     for start, stop in ((trunk, first), (first, 30)):
         keep = [*range(trunk), *range(start, stop)]
         row = jax.tree.map(lambda x, keep=keep: x[:, keep] if x.ndim == 2 else x, whole)
         row = row.replace(positions=np.arange(len(keep), dtype=np.int32)[None])
-        alone = model.apply(params, row).logits
+        alone = run(model, params, row).logits
         assert relative(packed[:, start:stop], alone[:, trunk:]) < 1e-5
-    unbranched = model.apply(params, whole.replace(positions=positions)).logits
+    unbranched = run(model, params, whole.replace(positions=positions)).logits
     assert relative(packed[:, first:], unbranched[:, first:]) > 1e-2
 
 
@@ -161,8 +162,11 @@ def test_scan_and_remat_change_nothing(tiny, remat):
     def loss(model, p):
         return cross_entropy(model.apply({"params": p}, batch).logits, batch.targets).mean
 
-    expected, gradients = jax.value_and_grad(functools.partial(loss, plain))(params)
-    value, stacked = jax.value_and_grad(functools.partial(loss, VLM(scanned(tiny), remat=remat)))(stack_layers(params))
+    def differentiate(model, p):
+        return jax.jit(jax.value_and_grad(functools.partial(loss, model)))(p)
+
+    expected, gradients = differentiate(plain, params)
+    value, stacked = differentiate(VLM(scanned(tiny), remat=remat), stack_layers(params))
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     flat, tree = jax.tree.flatten(stack_layers(gradients))
     assert jax.tree.structure(stacked) == tree
@@ -179,7 +183,7 @@ def test_tied_head_and_identity_projector(tiny):
     params = random_params(model)
     assert "head" not in params["llm"]
     assert "projector" not in params
-    logits = model.apply({"params": params}, random_batch(config, 1, 20)).logits
+    logits = run(model, params, random_batch(config, 1, 20)).logits
     assert logits.shape == (1, 20, 128)
     assert logits.dtype == jnp.float32
     with pytest.raises(ValueError, match="identity projector from width 32 to 48"):
@@ -189,10 +193,10 @@ def test_tied_head_and_identity_projector(tiny):
 
 
 def test_bfloat16_computes_close_and_returns_float32_logits(tiny):
-    params = {"params": random_params(VLM(tiny), scale=0.1)}
+    params = random_params(VLM(tiny), scale=0.1)
     batch = random_batch(tiny, 1, 24)
-    full = VLM(tiny).apply(params, batch).logits
-    low = VLM(tiny, jnp.bfloat16).apply(params, batch).logits
+    full = run(VLM(tiny), params, batch).logits
+    low = run(VLM(tiny, jnp.bfloat16), params, batch).logits
     assert low.dtype == jnp.float32
     assert 1e-5 < relative(low, full) < 0.05
 

@@ -19,7 +19,7 @@ from mmfuser_jax.ops import cross_entropy
 from mmfuser_jax.train.optim import flatten, unflatten
 from mmfuser_jax.types import Batch
 from tests import golden_models
-from tests.helpers import relative
+from tests.helpers import relative, run
 
 both = pytest.mark.parametrize("name", golden_models.NAMES)
 
@@ -57,10 +57,10 @@ def batch(name) -> Batch:
 
 @functools.cache
 def apply(name, method: str | None = None):
-    params = {"params": golden_models.load(name).params}
+    params = golden_models.load(name).params
     if method == "visual_features":
-        return model(name).apply(params, pixels(name), method=method)
-    return model(name).apply(params, batch(name)).logits
+        return run(model(name), params, pixels(name), method=method)
+    return run(model(name), params, batch(name)).logits
 
 
 def real(name, x: np.ndarray) -> np.ndarray:
@@ -83,9 +83,9 @@ def test_every_visual_stage(name):
 @both
 def test_merged_embeddings_logits_and_loss(name):
     stages, inputs = golden_models.stages(name), batch(name)
-    params = {"params": golden_models.load(name).params}
-    features = model(name).apply(params, inputs.pixels, method="encode_images")
-    merged = model(name).apply(params, inputs.tokens, inputs.image_index, features, method="merge")
+    params = golden_models.load(name).params
+    features = run(model(name), params, inputs.pixels, method="encode_images")
+    merged = run(model(name), params, inputs.tokens, inputs.image_index, features, method="merge")
     assert relative(real(name, merged), real(name, stages["merged_embeds"])) <= 1e-5
     assert relative(real(name, apply(name)), real(name, stages["logits"])) <= 1e-4
     loss = cross_entropy(apply(name), inputs.targets).mean
@@ -115,7 +115,7 @@ def test_every_gradient(name):
     def loss(params):
         return cross_entropy(model(name).apply({"params": params}, inputs).logits, inputs.targets).mean
 
-    gradients = flatten(jax.grad(loss)(golden_models.load(name).params))
+    gradients = flatten(jax.jit(jax.grad(loss))(golden_models.load(name).params))
     expected = golden_models.ours(name, golden_models.stages(name), "grad/")
     assert expected.keys() == {path for path in gradients if not path.startswith("vision_encoder")}
     for path, gradient in expected.items():
@@ -191,7 +191,8 @@ BROKEN = [(name, f) for name in golden_models.NAMES for f in ANYWHERE] + [("mmfu
 def test_broken_variants_differ(name, break_it, monkeypatch):
     """Each mistake must show in the logits far beyond the tolerance: the comparisons above can fail."""
     broken, changes = break_it(golden_models.load(name).params, monkeypatch)
-    logits = model(name, **changes).apply({"params": broken}, batch(name)).logits
+    compute = jax.jit(lambda params: model(name, **changes).apply({"params": params}, batch(name)).logits)
+    logits = compute(broken)  # traced with what is broken, never before
     assert relative(real(name, logits), real(name, golden_models.stages(name)["logits"])) > 1e-3
 
 

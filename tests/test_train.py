@@ -36,7 +36,7 @@ from mmfuser_jax.train.optim import (
 from mmfuser_jax.train.stage_data import StageData
 from mmfuser_jax.train.state import abstract_state, init_state, initial_params, next_stage_params, stage_params
 from mmfuser_jax.train.step import make_train_step
-from tests.helpers import random_batch, random_params, relative
+from tests.helpers import random_batch, random_params, relative, run
 
 EVERYTHING = OptimizerConfig(rules=(Rule(".*", 1e-3),), steps=1)
 
@@ -154,7 +154,7 @@ def test_loss_weighs_all_tokens_of_the_global_batch_alike(tiny):
     targets[1:, supervised[1:]] = -100
     batch = batch.replace(targets=targets)
     params = random_params(model)
-    logits = model.apply({"params": params}, batch).logits
+    logits = run(model, params, batch).logits
     keep = targets != -100
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(keep, targets, 0))
     config = OptimizerConfig(rules=(Rule(".*", 0.0),), steps=2)

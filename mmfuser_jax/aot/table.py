@@ -32,6 +32,7 @@ COMPILED = (
     "ops",
     "sharding.py",
     "types.py",
+    "xla_flags.py",
     "train/state.py",
     "train/step.py",
     "train/optim.py",

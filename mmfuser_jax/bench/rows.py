@@ -14,8 +14,8 @@ from rich.table import Table
 
 from mmfuser_jax import files
 
-BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
-"""What stands around the table in a document."""
+BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
+"""What stands around a generated table in a document; its name is inserted."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,15 +110,16 @@ def markdown(suites: Suites) -> str:
     return "\n".join(lines) + "\n"
 
 
-def put_into(document: Path, suites: Suites) -> None:
-    """Replaces what stands between the two markers of a document by the table.
+def put_into(document: Path, name: str, table: str) -> None:
+    """Replaces what stands between the two markers of that name in a document.
 
     Raises:
       ValueError: the document lacks the markers.
     """
+    marks = BEGIN.format(name), END.format(name)
     text = document.read_text("utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = text.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not (begin and end):
-        raise ValueError(f"{document}: put {BEGIN} and {END} where the table belongs")
-    files.write_text(document, f"{before}{begin}\n{markdown(suites)}{end}{after}")
+        raise ValueError(f"{document}: put {marks[0]} and {marks[1]} where the table belongs")
+    files.write_text(document, f"{before}{begin}\n{table}{end}{after}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from mmfuser_jax.bench import models, torch_models
 from mmfuser_jax.bench.rows import BenchRow
 from mmfuser_jax.bench.timing import Seconds, compare
 from mmfuser_jax.models import VLM, VlmConfig
 from mmfuser_jax.train.optim import OptimizerConfig, Rule
-from mmfuser_jax.train.state import init_state
+from mmfuser_jax.train.state import TrainState, init_state
 from mmfuser_jax.train.step import make_train_step
 from mmfuser_jax.types import Batch
 
@@ -31,8 +32,8 @@ Step = Callable[[Batch], float]
 """Trains on a batch and returns its loss."""
 
 
-def steps(config: VlmConfig, frozen_vision: bool) -> tuple[Step, Step]:
-    """Ours and the peer's, from the same parameters."""
+def start(config: VlmConfig, frozen_vision: bool) -> tuple[Any, TrainState, Step]:
+    """Our compiled step, the state that it begins with, and the peer's step, from the same parameters."""
     model, mesh = VLM(config), models.one_device()
     params = models.params(model)
     peer = torch_models.TorchVlm(config)
@@ -40,14 +41,19 @@ def steps(config: VlmConfig, frozen_vision: bool) -> tuple[Step, Step]:
     setting = optimizer("vision_encoder") if frozen_vision else optimizer()
     their_step = torch_models.make_train_step(peer, setting, "vision_tower" if frozen_vision else "")
     state = init_state(params, setting, 0, mesh)
-    step = make_train_step(model, setting, mesh, state)
+    return make_train_step(model, setting, mesh, state), state, lambda batch: float(their_step(batch))
+
+
+def steps(config: VlmConfig, frozen_vision: bool) -> tuple[Step, Step]:
+    """Ours and the peer's."""
+    step, state, theirs = start(config, frozen_vision)
 
     def ours(batch: Batch) -> float:
         nonlocal state
         state, metrics = step(state, batch)
         return float(metrics["loss"])
 
-    return ours, lambda batch: float(their_step(batch))
+    return ours, theirs
 
 
 def measure(config: VlmConfig, rows: int, length: int, frozen_vision: bool = False, repeats: int = 7) -> Seconds:
