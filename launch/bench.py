@@ -8,9 +8,12 @@ python launch/bench.py profile --into=FILE.md
 
 import functools
 import importlib
+import os
 from pathlib import Path
 
 from absl import flags
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # both sides are tied to cores; a libtpu that lies about breaks profiling
 
 from mmfuser_jax import cli
 

@@ -70,8 +70,10 @@ def _traced(step: Callable[[], None]) -> list[tuple[str, float]]:
     """(operation, seconds) of everything that STEPS calls execute."""
     for _ in range(2):
         step()
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # which has crashed whole processes, and is not looked at
     with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
+        with jax.profiler.trace(folder, profiler_options=options):
             for _ in range(STEPS):
                 step()
         (path,) = Path(folder).rglob("*.trace.json.gz")
