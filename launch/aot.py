@@ -21,6 +21,8 @@ from ml_collections import config_flags
 
 from mmfuser_jax import cli, xla_flags
 
+os.environ.update(xla_flags.environment("tpu", os.environ))  # those that a run there sets
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config program, configs/NAME.py[:ARG].", lock_config=True)
 _TOPOLOGY = flags.DEFINE_string("topology", None, "v5e:8x8, v5e-64, v6e:8x8, v4:…, v5p:…, tpu7x:…, h100:8.")
 _SLICES = flags.DEFINE_integer("slices", 1, "How many of them, joined by the data centre's network.", lower_bound=1)
@@ -34,8 +36,6 @@ _TABLE = flags.DEFINE_enum(
     ["compile", "mark"],
     "Compile what the table of docs/ lacks or has of older code, or mark the latter.",
 )
-
-os.environ.update(xla_flags.environment("tpu", os.environ))  # those that a run there sets
 
 DOCS = Path(__file__).parent.parent / "docs"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # both sides are tied to cores; a libtpu that lies about breaks profiling
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # both sides are tied to cores; an installed libtpu breaks profiling
 
 from mmfuser_jax import cli
 

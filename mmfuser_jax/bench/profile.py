@@ -7,6 +7,7 @@ import gzip
 import json
 import re
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from mmfuser_jax.models import VlmConfig
 STEPS = 5
 """Steps that are watched, after two that are not."""
 
-PRODUCTS, OPTIMIZER, OTHER = "matrix products", "optimizer and clipping", "everything else"
+PRODUCTS, OPTIMIZER, OTHER = "matrix products, and waiting for them", "optimizer and clipping", "everything else"
 
 OUR_PARTS = (
     ("head and loss", r"llm\.loss"),
@@ -35,13 +36,15 @@ THEIR_PRODUCTS = r"aten::(mm|addmm|bmm|baddbmm|.*flash_attention.*|.*convolution
 THEIR_OPTIMIZER = r"aten::(_fused_adamw_|_foreach_.*|linalg_vector_norm)$"
 
 Seconds = Mapping[tuple[str, str], float]
-"""Seconds a step by (kind, part); the peer's operations do not tell the part."""
+"""Seconds a step by (kind, part); products and the peer's operations do not tell the part."""
 
 
 def measure(config: VlmConfig, rows: int, length: int) -> tuple[Seconds, Seconds]:
     """Seconds a step of ours and of the peer, all parts trained.
 
-    The peer's fused attention counts as a product, softmax included; of ours, only the products of attention do.
+    XLA's products run on beside what comes after them, and are recorded only until they have begun (the 8 GFLOP of one
+    slice of the head's gradient as 1 ms): of ours, products are what the other operations leave of a step. The peer's
+    fused attention counts as a product, softmax included; of ours, only the products of attention do.
     """
     step, state, their_step = train_step.start(config, frozen_vision=False)
     batch = models.random_batch(config, rows, length)
@@ -57,29 +60,33 @@ def measure(config: VlmConfig, rows: int, length: int) -> tuple[Seconds, Seconds
 
 def _ours(step: Callable[[], None], program: str) -> Seconds:
     names = dict(re.findall(r'^\s*(?:ROOT )?%?([\w.-]+) = .*op_name="([^"]*)"', program, re.M))
-    seconds: collections.Counter[tuple[str, str]] = collections.Counter()
-    for operation, duration in _traced(step):
+    seconds: dict[tuple[str, str], float] = collections.defaultdict(float)
+    operations, whole = _traced(step)
+    for operation, duration in operations:
         name = names.get(operation, "")
         part = next((part for part, pattern in OUR_PARTS if re.search(pattern, name)), "")
-        kind = OTHER if part or not name else OPTIMIZER
-        seconds[PRODUCTS if operation.startswith("dot") else kind, part] += duration / STEPS
+        if not operation.startswith("dot"):
+            seconds[OTHER if part or not name else OPTIMIZER, part] += duration / STEPS
+    seconds[PRODUCTS, ""] = whole / STEPS - sum(seconds.values())
     return seconds
 
 
-def _traced(step: Callable[[], None]) -> list[tuple[str, float]]:
-    """(operation, seconds) of everything that STEPS calls execute."""
+def _traced(step: Callable[[], None]) -> tuple[list[tuple[str, float]], float]:
+    """(operation, seconds) of everything that STEPS calls execute, and the seconds of all calls."""
     for _ in range(2):
         step()
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # which has crashed whole processes, and is not looked at
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder, profiler_options=options):
+            started = time.perf_counter()
             for _ in range(STEPS):
                 step()
+            whole = time.perf_counter() - started
         (path,) = Path(folder).rglob("*.trace.json.gz")
         events: list[dict[str, Any]] = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
     ours = (event for event in events if "hlo_op" in event.get("args", {}) and not event["name"].startswith("while"))
-    return [(event["name"], event["dur"] / 1e6) for event in ours]
+    return [(event["name"], event["dur"] / 1e6) for event in ours], whole
 
 
 def _theirs(step: Callable[[], Any]) -> Seconds:
@@ -88,7 +95,7 @@ def _theirs(step: Callable[[], Any]) -> Seconds:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as watched:
         for _ in range(STEPS):
             step()
-    seconds: collections.Counter[tuple[str, str]] = collections.Counter()
+    seconds: dict[tuple[str, str], float] = collections.defaultdict(float)
     for event in watched.key_averages():
         patterns = ((PRODUCTS, THEIR_PRODUCTS), (OPTIMIZER, THEIR_OPTIMIZER), (OTHER, ""))
         kind = next(kind for kind, pattern in patterns if re.match(pattern, event.key))
