@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import easy_vqa
+from mmfuser_jax import xla_flags
 from mmfuser_jax.aot import gpu, search, table, topology
 from mmfuser_jax.aot.cost import count_cost, group_size
 from mmfuser_jax.aot.hlo import parse_module, parse_shapes
@@ -325,6 +327,22 @@ def test_fingerprint_follows_code_and_config_but_not_comments():
     entry = table.ENTRIES[0]
     other = dataclasses.replace(entry, changes={"remat": "none"})
     assert table.fingerprint(entry) != table.fingerprint(other)
+
+
+def test_what_is_certified_is_compiled_with_the_flags_of_a_run(tmp_path, monkeypatch):
+    """They stand in the environment before libtpu starts, and rows are as old as they are."""
+    show = "import os, launch.aot; print(os.environ['LIBTPU_INIT_ARGS'])"
+    environment = {name: value for name, value in os.environ.items() if name != "LIBTPU_INIT_ARGS"}
+    done = subprocess.run([sys.executable, "-c", show], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == xla_flags.environment("tpu", {})["LIBTPU_INIT_ARGS"].split(), done.stderr
+    entry = table.ENTRIES[0]
+    before = table.fingerprint(entry)
+    package = shutil.copytree(table.mmfuser_jax.__path__[0], tmp_path / "package")
+    monkeypatch.setattr(table.mmfuser_jax, "__path__", [str(package)])
+    assert table.fingerprint(entry) == before
+    file = package / "xla_flags.py"
+    file.write_text(file.read_text().replace("windowed_einsum_mib={MIB}", "windowed_einsum_mib=1"))
+    assert table.fingerprint(entry) != before
 
 
 def test_every_config_of_the_table_resolves():
