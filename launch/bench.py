@@ -4,18 +4,27 @@ python launch/bench.py ops|vision|train_step|decode|compile|data|all [--json=FIL
 python launch/bench.py growth --plot=FILE
 python launch/bench.py table --json=FILE --into=FILE.md
 python launch/bench.py profile --into=FILE.md
+python launch/bench.py ops --platform=gpu
+python launch/bench.py step --config=configs/finetune.py:7b,lora --platform=gpu [--stage=finetune] [--steps=5]
 """
 
 import functools
 import importlib
-import os
+import json
+import tempfile
 from pathlib import Path
 
 from absl import flags
-
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # both sides are tied to cores; an installed libtpu breaks profiling
+from ml_collections import config_flags
 
 from mmfuser_jax import cli
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "step: config program, configs/NAME.py[:ARG].", lock_config=True
+)
+_STAGE = flags.DEFINE_string("stage", "", "step: one stage of the config; default: every one.")
+_STEPS = flags.DEFINE_integer("steps", 5, "step: how many are timed.", lower_bound=1)
+_PLATFORM = flags.DEFINE_enum("platform", "cpu", ["cpu", "gpu", "tpu"], "Where to measure; peers know no TPUs.")
 
 _JSON = flags.DEFINE_string("json", "", "File for what was measured; other suites in it stay.")
 _CORES = flags.DEFINE_integer("cores", 2, "Cores that ours and the peer are tied to.")
@@ -29,6 +38,7 @@ SUITES = ("ops", "vision", "train_step", "decode", "compile", "data")
 
 def measure(*suites: str) -> None:
     """Measures some suites, printing each row as it is known."""
+    _choose_platform()
     from mmfuser_jax.bench import rows, timing
 
     timing.pin(_CORES.value)
@@ -49,8 +59,30 @@ def _options(suite: str) -> dict[str, int]:
     return special.get(suite, {"repeats": _REPEATS.value})
 
 
+def step() -> None:
+    """The step of a config, on all devices of the platform."""
+    _choose_platform()
+    from mmfuser_jax import compilation, files
+    from mmfuser_jax.bench import step
+
+    with tempfile.TemporaryDirectory() as folder:
+        compilation.cache_compilations(Path(folder))  # the step is compiled to be looked at, then to be run
+        found = [measured.to_json() for measured in step.measure(_CONFIG.value.to_dict(), _STAGE.value, _STEPS.value)]
+    print(json.dumps(found, indent=2))
+    if _JSON.value:
+        files.write_text(Path(_JSON.value), json.dumps(found, indent=2) + "\n")
+
+
+def _choose_platform() -> None:
+    """Tells JAX: an installed libtpu, which it would try first, breaks profiling on CPUs."""
+    import jax
+
+    jax.config.update("jax_platforms", {"gpu": "cuda"}.get(_PLATFORM.value, _PLATFORM.value))
+
+
 def growth() -> None:
     """How seconds grow with the size of the work."""
+    _choose_platform()
     from mmfuser_jax.bench import growth, timing
 
     timing.pin(_CORES.value)
@@ -70,6 +102,7 @@ def table() -> None:
 
 def profile() -> None:
     """Where the time of a train step goes, ours and the peer's, as a document's table."""
+    _choose_platform()
     from mmfuser_jax.bench import models, profile, rows, timing, train_step
 
     timing.pin(_CORES.value)
@@ -81,13 +114,16 @@ def profile() -> None:
 COMMANDS = {
     **{
         suite: cli.Command(
-            functools.partial(measure, suite), (), ("json", "cores", *(["rows"] if suite == "data" else ["repeats"]))
+            functools.partial(measure, suite),
+            (),
+            ("json", "cores", *{"data": ["rows"], "ops": ["repeats", "platform"]}.get(suite, ["repeats"])),
         )
         for suite in SUITES
     },
     "all": cli.Command(functools.partial(measure, *SUITES), (), ("json", "cores", "repeats", "rows")),
     "growth": cli.Command(growth, ("plot",), ("cores", "repeats")),
     "table": cli.Command(table, ("json", "into")),
+    "step": cli.Command(step, ("config",), ("stage", "steps", "platform", "json")),
     "profile": cli.Command(profile, ("into",), ("cores",)),
 }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import os
 import re
 import time
 from typing import Any
@@ -77,6 +79,7 @@ class Report:
       cost: what the compiled program does; None where it does not fit, or its text cannot be had (`notes` says so).
       seconds: least time of a step; None where it does not fit.
       compile_seconds: tracing and compiling.
+      digest: of the program before the compiler sees it, and of the compiler's flags.
       notes: what is missing, and why.
     """
 
@@ -91,6 +94,7 @@ class Report:
     cost: Cost | None
     seconds: Seconds | None
     compile_seconds: float
+    digest: str
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -113,6 +117,7 @@ class Report:
             "seconds": dataclasses.asdict(self.seconds) if self.seconds else None,
             "step_seconds_bound": self.seconds.bound if self.seconds else None,
             **self.rates(),
+            "digest": self.digest,
             "compile_seconds": round(self.compile_seconds, 1),
             "notes": list(self.notes),
         }
@@ -135,8 +140,9 @@ def compile_report(program: Program, topology: Topology, mesh: Mesh, remat: str)
     options: Any = gpu.OPTIONS if on_gpu else None
     notes = [gpu.NOTE] if on_gpu else []
     started, compiled, needed = time.monotonic(), None, None
+    lowered = program.lower()
     try:
-        compiled = program.lower().compile(compiler_options=options)
+        compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -163,8 +169,14 @@ def compile_report(program: Program, topology: Topology, mesh: Mesh, remat: str)
         cost=cost,
         seconds=_seconds(program, topology, cost) if fits else None,
         compile_seconds=compile_seconds,
+        digest=digest_of(lowered),
         notes=tuple(notes),
     )
+
+
+def digest_of(lowered: jax.stages.Lowered) -> str:
+    """What tells a program from another: its text, without where in the source it comes from, and the flags for TPUs."""
+    return hashlib.sha256((lowered.as_text() + os.environ.get("LIBTPU_INIT_ARGS", "")).encode()).hexdigest()
 
 
 def _memory(stats: Any) -> Memory:

@@ -16,12 +16,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+
 import mmfuser_jax
 from mmfuser_jax import files
 from mmfuser_jax.aot.gpu import GpuPackagesError
-from mmfuser_jax.aot.programs import decode_program
-from mmfuser_jax.aot.report import Report, compile_report
-from mmfuser_jax.aot.search import compile_choice, given
+from mmfuser_jax.aot.programs import decode_program, train_program
+from mmfuser_jax.aot.report import compile_report, digest_of
 from mmfuser_jax.aot.topology import find_topology, topology_mesh
 from mmfuser_jax.train.config import parse_run
 
@@ -130,7 +131,12 @@ def mark_table(json_file: Path, markdown_file: Path) -> None:
 
 
 def make_table(json_file: Path, markdown_file: Path) -> None:
-    """Compiles what is missing or stale, and writes both files after every row; run again, it goes on."""
+    """Compiles what is missing or stale, and writes both files after every row; run again, it goes on.
+
+    Where code has changed and the program it makes has not, its row is kept.
+    """
+    # Kernels carry the lines of source that they were called from: without them a program depends on what it does alone.
+    jax.config.update("jax_traceback_in_locations_limit", 0)
     kept = read_rows(json_file)
     rows: dict[str, dict[str, Any]] = {}
     for index, entry in enumerate(ENTRIES):
@@ -140,24 +146,27 @@ def make_table(json_file: Path, markdown_file: Path) -> None:
             continue
         LOG.info("%d/%d %s", index + 1, len(ENTRIES), entry.key)
         try:
-            report = _compile(entry)
+            row = _compile(entry, kept.get(entry.key, {}))
         except GpuPackagesError as error:
             LOG.warning("%s: left out (%s)", entry.key, error)
             continue
-        rows[entry.key] = {"entry": dataclasses.asdict(entry), "fingerprint": current, **report}
+        rows[entry.key] = {**row, "entry": dataclasses.asdict(entry), "fingerprint": current}
         todo = {key: row for key, row in kept.items() if key not in rows and key in {x.key for x in ENTRIES}}
         _write({**rows, **todo}, json_file, markdown_file)
     _write(rows, json_file, markdown_file)
 
 
-def _compile(entry: Entry) -> dict[str, Any]:
-    """The report of the last stage, with how long all its steps take at least."""
+def _compile(entry: Entry, kept: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The report of the last stage, with how long all its steps take at least; `kept` if it is of the same program."""
     run, topology = parse_run(resolve(entry)), find_topology(entry.topology)
-    stage = run.stages[-1]
+    stage, mesh = run.stages[-1], topology_mesh(topology, run.mesh)
+    program = (decode_program if entry.decode else train_program)(run, stage, mesh)
+    if kept and kept.get("digest") == digest_of(program.lower()):
+        LOG.info("%s: the same program as before", entry.key)
+        return kept
+    report = compile_report(program, topology, mesh, run.remat)
     if entry.decode:
-        mesh = topology_mesh(topology, run.mesh)
-        return compile_report(decode_program(run, stage, mesh), topology, mesh, run.remat).to_json()
-    report: Report = compile_choice(run, stage, topology, given(run, stage, topology))
+        return report.to_json()
     hours = report.seconds.bound * stage.optimizer.steps / 3600 if report.seconds else None
     return {**report.to_json(), "steps": stage.optimizer.steps, "stage_hours_bound": hours}
 

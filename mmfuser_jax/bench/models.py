@@ -68,10 +68,10 @@ def params(model: VLM, seed: int = 0) -> Any:
     return fresh
 
 
-def random_batch(config: VlmConfig, rows: int, length: int, seed: int = 0) -> Batch:
-    """Each row: a token, a picture, then random text, all of which is to be predicted."""
+def random_batch(config: VlmConfig, rows: int, length: int, seed: int = 0, tiles: int = 1) -> Batch:
+    """Each row: a token, its pictures, then random text, all of which is to be predicted."""
     rng = np.random.default_rng(seed)
-    size, patches = config.vision.image_size, config.image_tokens
+    size, patches = config.vision.image_size, config.image_tokens * tiles
     tokens = rng.integers(1, config.llm.vocab_size, (rows, length)).astype(np.int32)
     image_index = np.full((rows, length), TEXT_SLOT, np.int32)
     image_index[:, 1 : 1 + patches] = np.arange(patches)
@@ -84,5 +84,5 @@ def random_batch(config: VlmConfig, rows: int, length: int, seed: int = 0) -> Ba
         segment_ids=np.ones((rows, length), np.int32),
         branch_ids=None,
         image_index=image_index,
-        pixels=rng.integers(0, 256, (rows, 1, size, size, 3)).astype(np.uint8),
+        pixels=rng.integers(0, 256, (rows, tiles, size, size, 3)).astype(np.uint8),
     )

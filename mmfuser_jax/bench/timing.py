@@ -52,23 +52,30 @@ class Seconds:
 
 
 def compare(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int = REPEATS, warmup: int = 2) -> Seconds:
-    """Times two functions in turns, after `warmup` calls of each. JAX's results are waited for."""
+    """Times two functions in turns, after `warmup` calls of each. Both sides' results are waited for."""
 
-    def wait_for_ours() -> None:
-        jax.block_until_ready(ours())
+    on_gpu = jax.default_backend() == "gpu"
 
-    functions = (wait_for_ours, theirs)
-    for function in functions:
-        for _ in range(warmup):
-            function()
-    calls = [max(1, round(SHORTEST / _seconds(function, 1))) for function in functions]
-    pairs = [[_seconds(*pair) for pair in zip(functions, calls, strict=True)] for _ in range(repeats)]
+    def time_ours(calls: int) -> float:
+        return _seconds(ours, calls, jax.block_until_ready, in_turn=not on_gpu)
+
+    def time_theirs(calls: int) -> float:
+        return _seconds(theirs, calls, lambda _: torch.cuda.synchronize() if on_gpu else None, in_turn=False)
+
+    timers = (time_ours, time_theirs)
+    for timer in timers:
+        timer(warmup)
+    calls = [max(1, round(SHORTEST / timer(1))) for timer in timers]
+    pairs = [[timer(count) for timer, count in zip(timers, calls, strict=True)] for _ in range(repeats)]
     return Seconds(*np.asarray(pairs).T)
 
 
-def _seconds(function: Callable[[], Any], calls: int) -> float:
-    """Seconds a call."""
+def _seconds(function: Callable[[], Any], calls: int, wait: Callable[[Any], Any], in_turn: bool) -> float:
+    """Seconds a call, each waited for before the next where they go `in_turn`; a GPU's queue is emptied at the end."""
     started = time.perf_counter()
     for _ in range(calls):
-        function()
+        result = function()
+        if in_turn:
+            wait(result)
+    wait(result)
     return (time.perf_counter() - started) / calls

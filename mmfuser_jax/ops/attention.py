@@ -181,9 +181,29 @@ def _splash(query: Array, key: Array, value: Array, mask: Mask) -> jax.Array:
 
 
 def _cudnn(query: Array, key: Array, value: Array, mask: Mask) -> jax.Array:
-    # The mask goes in as a bias, [B,1,T,T] for all heads; the scores themselves stay on the chip.
-    out = jax.nn.dot_product_attention(query, key, value, mask=_dense(mask), implementation="cudnn")
+    if mask is None:
+        out = _cudnn_to_all(query, key, value)
+    else:
+        # The mask goes in as a bias, [B,1,T,T] for all heads; the scores themselves stay on the chip. Rows are causal:
+        # knowing it, the kernel leaves half of the blocks out (2 of 3.3 ms for 4 × 2048 tokens on an H200).
+        causal = isinstance(mask, Packed)
+        out = jax.nn.dot_product_attention(
+            query, key, value, mask=_dense(mask), is_causal=causal, implementation="cudnn"
+        )
     return checkpoint_name(out, RESIDUAL)
+
+
+def _cudnn_to_all(query: Array, key: Array, value: Array) -> jax.Array:
+    """Without mask; cuDNN's backward pass takes even lengths only (CLIP at 336 pixels: 577), so that one slot is added."""
+    batch, length = query.shape[:2]
+    if length % 2 == 0:
+        return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+    query, key, value = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (query, key, value))
+    used = jnp.full(batch, length, jnp.int32)
+    out = jax.nn.dot_product_attention(
+        query, key, value, query_seq_lengths=used, key_value_seq_lengths=used, implementation="cudnn"
+    )
+    return out[:, :length]
 
 
 _IMPLEMENTATIONS = {"xla": _xla, "chunked": _chunked, "blocks": _blocks, "splash": _splash, "cudnn": _cudnn}

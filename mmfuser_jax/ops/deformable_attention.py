@@ -20,11 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from mmfuser_jax.ops import deformable_pallas
+from mmfuser_jax.ops import deformable_pallas, deformable_triton
 from mmfuser_jax.sharding import platform
 from mmfuser_jax.types import Array
 
 Shapes = tuple[tuple[int, int], ...]
+
+KERNELS = ("pallas", "triton")
+"""Take bfloat16 values as they are, and know no float64."""
 
 CPU_PIXELS_PER_POINT = 120
 """Above, a CPU gathers: see `_default_impl`."""
@@ -62,9 +65,9 @@ def deformable_attention(
         impl = _default_impl(dtype, shapes, attention_weights.shape[-1])
     if impl not in _IMPLEMENTATIONS:
         raise ValueError(f"impl={impl!r} is not one of auto, {', '.join(_IMPLEMENTATIONS)}")
-    if impl == "pallas" and dtype != jnp.float32:
-        raise ValueError(f"impl='pallas' computes in float32 at most; got {dtype}: use 'hat'")
-    pixels = jnp.asarray(value, jnp.bfloat16 if impl == "pallas" and value.dtype == jnp.bfloat16 else dtype)
+    if impl in KERNELS and dtype != jnp.float32:
+        raise ValueError(f"impl={impl!r} computes in float32 at most; got {dtype}: use 'hat'")
+    pixels = jnp.asarray(value, jnp.bfloat16 if impl in KERNELS and value.dtype == jnp.bfloat16 else dtype)
     out = _IMPLEMENTATIONS[impl](
         pixels, shapes, jnp.asarray(sampling_locations, dtype), jnp.asarray(attention_weights, dtype)
     )
@@ -80,6 +83,8 @@ def _default_impl(dtype: jnp.dtype, shapes: Shapes, points: int) -> str:
     """
     if platform() == "tpu" and dtype == jnp.float32:
         return "pallas"
+    if platform() == "gpu" and dtype == jnp.float32:
+        return "triton"
     pixels = sum(math.prod(shape) for shape in shapes)
     dense = pixels <= CPU_PIXELS_PER_POINT * len(shapes) * points
     return "hat" if dense or platform() != "cpu" else "gather"
@@ -126,6 +131,11 @@ def _corners(
     return corners, x - x0, y - y0
 
 
+def _blend(fx: jax.Array, fy: jax.Array) -> tuple[jax.Array, ...]:
+    """Bilinear weights of the corners of `_corners`, in their order."""
+    return (1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy
+
+
 def _read_corners(table: jax.Array, corners: list[tuple[jax.Array, jax.Array]]) -> list[jax.Array]:
     """Reads table[..., index] at each corner, zero outside. `table` has one more, last axis of H*W pixels."""
     return [jnp.where(inside, jnp.take_along_axis(table, index, axis=-1), 0) for index, inside in corners]
@@ -140,15 +150,28 @@ def _gather(value: jax.Array, shapes: Shapes, locations: jax.Array, weights: jax
     out = jnp.zeros((*weights.shape[:3], value.shape[-1]), value.dtype)
     for level, (pixels, shape) in enumerate(zip(_split_levels(value, shapes), shapes, strict=True)):
         corners, fx, fy = _corners(*_pixels(locations[..., level, :, :], shape), shape)
-        blend = ((1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy)
         table = pixels.transpose(0, 2, 1, 3)  # [B,N,HW,H]
-        for (index, inside), share in zip(corners, blend, strict=True):
+        for (index, inside), share in zip(corners, _blend(fx, fy), strict=True):
             batch, queries, heads, points = index.shape
             rows = index.transpose(0, 2, 1, 3).reshape(batch, heads, queries * points, 1)
             read = jnp.take_along_axis(table, rows, axis=2).reshape(batch, heads, queries, points, -1)
             weight = jnp.where(inside, share * weights[..., level, :], 0)
             out = out + jnp.einsum("bqnk,bnqkh->bqnh", weight, read)
     return out
+
+
+def _triton(value: jax.Array, shapes: Shapes, locations: jax.Array, weights: jax.Array) -> jax.Array:
+    """[B,Q,N,H] of row numbers and weights of all corners, of which kernels read the rows."""
+    rows, shares, first = [], [], 0
+    for level, shape in enumerate(shapes):
+        corners, fx, fy = _corners(*_pixels(locations[..., level, :, :], shape), shape)
+        for (index, inside), share in zip(corners, _blend(fx, fy), strict=True):
+            rows.append(first + index)
+            shares.append(jnp.where(inside, share * weights[..., level, :], 0))
+        first += math.prod(shape)
+    # [B,Q,N,K] a corner → [B,N,C,Q]
+    index, blend = (jnp.concatenate(x, axis=-1).transpose(0, 2, 3, 1) for x in (rows, shares))
+    return deformable_triton.weigh_rows(value, index, blend, tuple(map(math.prod, shapes)))
 
 
 def _hats(coordinate: jax.Array, size: int) -> jax.Array:
@@ -210,4 +233,5 @@ _IMPLEMENTATIONS: dict[str, Callable[[jax.Array, Shapes, jax.Array, jax.Array], 
     "gather": _gather,
     "hat": _hat,
     "pallas": deformable_pallas.sample,
+    "triton": _triton,
 }
