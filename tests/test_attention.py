@@ -221,6 +221,30 @@ def test_cudnn_gets_both_passes(monkeypatch):
     assert re.findall(r"@__cudnn\$(\w+)", text) == ["fmhaScaleBiasSoftmax", "fmhaScaleBiasSoftmaxBackward"]
 
 
+def test_cudnn_trains_odd_lengths(monkeypatch):
+    """CLIP at 336 pixels has 577 tokens, for which cuDNN has no backward pass."""
+    monkeypatch.setattr("jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version", lambda: 91_000)
+    arrays = [jax.ShapeDtypeStruct((2, 577, 4, 16), jnp.bfloat16)] * 4
+    text = compiled("cudnn", None).trace(*arrays, None).lower(lowering_platforms=("cuda",)).as_text()
+    assert re.findall(r"@__cudnn\$(\w+)", text) == ["fmhaSoftmax", "fmhaSoftmaxBackward"]
+    assert "2x578x4x16xbf16" in text
+
+
+@pytest.mark.parametrize("length", [LENGTH, LENGTH - 1])
+@pytest.mark.parametrize("rule", ["none", "packed"])
+def test_what_cudnn_is_asked_is_the_same_attention(monkeypatch, rule, length):
+    original, arrays = jax.nn.dot_product_attention, [x[:, :length] for x in draw()]
+    mask = MASKS[rule] if rule == "none" else jax.tree.map(lambda x: x[:, :length], MASKS[rule])
+    expected = compiled("xla", None)(*arrays, mask)
+
+    def plain(*args, **options):
+        return original(*args, **{**options, "implementation": "xla"})
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", plain)
+    for result, wanted in zip(compiled("cudnn", None)(*arrays, mask), expected, strict=True):
+        assert relative(result, wanted) < 1e-5
+
+
 def test_chunks_spare_memory(monkeypatch):
     def memory(impl, length):
         arrays = [jax.ShapeDtypeStruct((1, length, 1, 16), jnp.float32)] * 4

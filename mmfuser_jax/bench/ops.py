@@ -70,7 +70,7 @@ class Case:
 
         function = jax.jit(jax.grad(weighed, everything))
         arrays, tensors = self._arrays(), [x.requires_grad_() for x in self._tensors()]
-        cotangent = _tensor(np.asarray(weights)).to(tensors[0].dtype)
+        cotangent = _tensor(np.array(weights)).to(tensors[0].dtype)
 
         def theirs() -> tuple[torch.Tensor, ...]:
             return torch.autograd.grad(self.theirs(*tensors), tensors, cotangent)

@@ -119,7 +119,6 @@ def _d_value(
 
 
 def _call(kernel: Any, grid: tuple[int, ...], in_specs: Any, out_specs: Any, out_shape: Any) -> Any:
-    options = {} if platform() != "gpu" else {"compiler_params": plgpu.CompilerParams(num_warps=4)}
     return pl.pallas_call(
         kernel,
         grid=grid,
@@ -127,7 +126,7 @@ def _call(kernel: Any, grid: tuple[int, ...], in_specs: Any, out_specs: Any, out
         out_specs=out_specs,
         out_shape=out_shape,
         interpret=platform() != "gpu",
-        **options,
+        compiler_params=plgpu.CompilerParams(num_warps=4),
     )
 
 

@@ -1,7 +1,10 @@
-"""The deformable attention kernel: equal to `hat` where it is interpreted, within its budget where Mosaic compiles it."""
+"""The deformable attention kernels: equal to `hat` where they are interpreted, within budget where they are compiled."""
 
+import importlib
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 
@@ -14,11 +17,14 @@ from mmfuser_jax import sharding
 from mmfuser_jax.aot.kernel_cycles import KernelDumpError, count_cycles, dump_flags, read_cycles
 from mmfuser_jax.ops import deformable_attention as op
 from mmfuser_jax.ops import deformable_pallas as kernel
-from mmfuser_jax.ops.deformable_attention import _default_impl, _sampling_matrix
+from mmfuser_jax.ops import deformable_triton as triton
 from tests.conftest import GOLDEN, ROOT
 from tests.helpers import relative
 
 # Rows of 5, 9 and 1 pixels, none of them whole tiles; 130 queries end within the second block of 128.
+module = importlib.import_module("mmfuser_jax.ops.deformable_attention")  # its name in the package is the function
+
+KERNELS = ("pallas", "triton")
 UNEVEN, SMALL = ((2, 5), (3, 9), (1, 1)), ((3, 4), (2, 8))
 
 
@@ -46,13 +52,14 @@ def run(impl, shapes, case):
     return jax.jit(both).lower(*case).compile(compiler_options={"xla_backend_optimization_level": 0})(*case)
 
 
-def errors(shapes, case):
-    return [relative(a, b) for a, b in zip(run("pallas", shapes, case), run("hat", shapes, case), strict=True)]
+def errors(shapes, case, impl="pallas"):
+    return [relative(a, b) for a, b in zip(run(impl, shapes, case), run("hat", shapes, case), strict=True)]
 
 
+@pytest.mark.parametrize("impl", KERNELS)
 @pytest.mark.parametrize(("shapes", "queries"), [(UNEVEN, 3), (SMALL, 130)])
-def test_equals_hat_with_its_gradients(shapes, queries):
-    assert max(errors(shapes, random_case(shapes, batch=2, queries=queries))) < 1e-5
+def test_equals_hat_with_its_gradients(shapes, queries, impl):
+    assert max(errors(shapes, random_case(shapes, batch=2, queries=queries), impl)) < 1e-5
 
 
 def test_levels_cut_into_bands_of_rows_add_up(monkeypatch):
@@ -64,23 +71,25 @@ def test_levels_cut_into_bands_of_rows_add_up(monkeypatch):
     assert max(errors(SMALL, random_case(SMALL))) < 1e-5
 
 
+@pytest.mark.parametrize("impl", KERNELS)
 @pytest.mark.parametrize("index", [1, 2])
-def test_equals_the_reference(index):
+def test_equals_the_reference(index, impl):
     data = np.load(GOLDEN / "deformable_attention.npz")
     names = ("value", "sampling_locations", "attention_weights", "grad_output")
     case = tuple(jnp.asarray(data[f"{index}/{name}"], jnp.float32) for name in names)
-    results = run("pallas", tuple(map(tuple, data[f"{index}/spatial_shapes"].tolist())), case)
+    results = run(impl, tuple(map(tuple, data[f"{index}/spatial_shapes"].tolist())), case)
     for result, name in zip(results, ("output", *(f"grad_{name}" for name in names[:3])), strict=True):
         assert relative(result, data[f"{index}/{name}"]) <= 1e-5
 
 
-def test_halves_lose_no_more_than_a_rounded_sampling_matrix_does():
+@pytest.mark.parametrize("impl", KERNELS)
+def test_halves_lose_no_more_than_a_rounded_sampling_matrix_does(impl):
     value, locations, weights, cotangent = random_case(SMALL, queries=40, width=16)
     value, cotangent = value.astype(jnp.bfloat16), cotangent.astype(jnp.bfloat16)
     truth = run("hat", SMALL, tuple(x.astype(jnp.float32) for x in (value, locations, weights, cotangent)))
-    results = run("pallas", SMALL, (value, locations, weights, cotangent))
+    results = run(impl, SMALL, (value, locations, weights, cotangent))
     assert results[0].dtype == results[1].dtype == jnp.bfloat16
-    matrix = _sampling_matrix(SMALL, locations, weights).astype(jnp.bfloat16).astype(jnp.float32)
+    matrix = module._sampling_matrix(SMALL, locations, weights).astype(jnp.bfloat16).astype(jnp.float32)
     d_out = cotangent.reshape(1, 40, 2, 16).astype(jnp.float32)
     output = jnp.einsum("bnqs,bsnh->bqnh", matrix, value.astype(jnp.float32)).reshape(1, 40, 32)
     d_value = jnp.einsum("bnqs,bqnh->bsnh", matrix, d_out)
@@ -92,12 +101,20 @@ def test_halves_lose_no_more_than_a_rounded_sampling_matrix_does():
 
 @pytest.mark.parametrize(("side", "impl"), [(8, "hat"), (12, "hat"), (24, "gather")])
 def test_a_cpu_gathers_where_pixels_are_many_to_a_point(side, impl):
-    assert _default_impl(jnp.dtype("float32"), ((side, side),) * 4, 4) == impl
+    assert module._default_impl(jnp.dtype("float32"), ((side, side),) * 4, 4) == impl
 
 
-def test_float64_is_refused():
+@pytest.mark.parametrize(("platform", "impl"), [("gpu", "triton"), ("tpu", "pallas")])
+def test_kernels_are_the_default_where_they_run(monkeypatch, platform, impl):
+    monkeypatch.setattr(module, "platform", lambda: platform)
+    assert module._default_impl(jnp.dtype("float32"), SMALL, 4) == impl
+    assert module._default_impl(jnp.dtype("float64"), SMALL, 4) == "hat"
+
+
+@pytest.mark.parametrize("impl", KERNELS)
+def test_float64_is_refused(impl):
     with jax.enable_x64(True), pytest.raises(ValueError, match="use 'hat'"):
-        op(*[x.astype(jnp.float64) if i != 1 else x for i, x in enumerate(with_shapes(SMALL))], impl="pallas")
+        op(*[x.astype(jnp.float64) if i != 1 else x for i, x in enumerate(with_shapes(SMALL))], impl=impl)
 
 
 def with_shapes(shapes):
@@ -105,25 +122,27 @@ def with_shapes(shapes):
     return value, shapes, locations, weights
 
 
-def test_far_points_read_zeros_and_pixel_centres_have_the_slope_of_hat():
+@pytest.mark.parametrize("impl", KERNELS)
+def test_far_points_read_zeros_and_pixel_centres_have_the_slope_of_hat(impl):
     shapes = ((3, 8),)
     value, _, weights, cotangent = random_case(shapes, queries=6, heads=1, points=1)
     far = [(1e9, 0.5), (0.5, -1e9), (jnp.inf, 0.5), (0.5, -jnp.inf)]
     centres = [(2.5 / 8, 1.5 / 3), (0.5 / 8, 2.5 / 3)]
     locations = jnp.asarray(far + centres, jnp.float32).reshape(1, 6, 1, 1, 1, 2)
     case = (value, locations, weights, cotangent)
-    output, _, d_locations, d_weights = results = run("pallas", shapes, case)
+    output, _, d_locations, d_weights = results = run(impl, shapes, case)
     assert not any(np.any(x[:, :4]) for x in (output, d_locations, d_weights))
     for result, expected in zip(results, run("hat", shapes, case), strict=True):
         assert np.all(result[:, 4:] != 0) or result is results[1]
         assert relative(result, jnp.nan_to_num(expected)) < 1e-5
 
 
-def test_runs_shard_by_shard():
+@pytest.mark.parametrize("impl", KERNELS)
+def test_runs_shard_by_shard(impl):
     case = random_case(SMALL, batch=2, heads=4)
     expected = run("hat", SMALL, case)
     with sharding.use_mesh(sharding.make_mesh(data=2, tensor=4)):
-        results = run("pallas", SMALL, case)
+        results = run(impl, SMALL, case)
     assert max(relative(a, b) for a, b in zip(results, expected, strict=True)) < 1e-5
 
 
@@ -185,6 +204,63 @@ def test_negative_controls(broken, wrong, monkeypatch):
     found = errors(((2, 8),), random_case(((2, 8),), heads=1))
     assert {index for index, error in enumerate(found) if not error < 0.05} == wrong
     assert all(error < 1e-5 for index, error in enumerate(found) if index not in wrong)
+
+
+def forget_where_a_level_begins(monkeypatch):
+    original = triton._pixel_gradients
+    monkeypatch.setattr(triton, "_pixel_gradients", lambda first, *refs: original(0, *refs))
+
+
+def read_the_row_after(monkeypatch):
+    original = triton._dot_rows
+    monkeypatch.setattr(triton, "_dot_rows", lambda value, index, *refs: original(value, index[...] * 0, *refs))
+
+
+def round_sums(monkeypatch):
+    original = triton._sum_rows
+
+    def rounded(value, index, blend, out):
+        original(value, index, blend, out)
+        out[...] = jnp.round(out[...])
+
+    monkeypatch.setattr(triton, "_sum_rows", rounded)
+
+
+@pytest.mark.parametrize(
+    ("broken", "wrong"),
+    [
+        (forget_where_a_level_begins, {VALUE}),
+        (read_the_row_after, {LOCATIONS, WEIGHTS}),
+        (round_sums, {OUTPUT}),
+    ],
+)
+def test_negative_controls_of_rows(broken, wrong, monkeypatch):
+    broken(monkeypatch)
+    found = errors(SMALL, random_case(SMALL, heads=1), "triton")
+    assert {index for index, error in enumerate(found) if not error < 0.05} == wrong
+    assert all(error < 1e-5 for index, error in enumerate(found) if index not in wrong)
+
+
+def test_lowers_to_gpu_kernels_and_never_writes_what_it_read(monkeypatch):
+    for file in (module, triton):
+        monkeypatch.setattr(file, "platform", lambda: "gpu")
+    images, queries, shapes = 2, 576, ((24, 24),) * 4
+    arrays = [
+        jax.ShapeDtypeStruct((images, 4 * queries, 16, 64), jnp.bfloat16),
+        jax.ShapeDtypeStruct((images, queries, 16, 4, 4, 2), jnp.float32),
+        jax.ShapeDtypeStruct((images, queries, 16, 4, 4), jnp.float32),
+        jax.ShapeDtypeStruct((images, queries, 1024), jnp.bfloat16),
+    ]
+
+    def both(value, locations, weights, cotangent):
+        output, vjp = jax.vjp(lambda *x: op(x[0], shapes, *x[1:]), value, locations, weights)
+        return output, vjp(cotangent)
+
+    lowered = jax.jit(both).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+    # Forward, the weights of corners, and the values of four levels.
+    assert len(re.findall(r"@__gpu\$xla\.gpu\.triton", lowered)) == 6
+    sizes = [math.prod(map(int, shape.split("x"))) for shape in re.findall(r"tensor<([\dx]+)x[a-z]+\d+>", lowered)]
+    assert max(sizes) == images * 16 * 64 * queries  # of a number for every corner
 
 
 MOSAIC = """
