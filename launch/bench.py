@@ -11,13 +11,14 @@ python launch/bench.py step --config=configs/finetune.py:7b,lora --platform=gpu 
 import functools
 import importlib
 import json
+import os
 import tempfile
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
-from mmfuser_jax import cli
+from mmfuser_jax import cli, xla_flags
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "step: config program, configs/NAME.py[:ARG].", lock_config=True
@@ -74,7 +75,8 @@ def step() -> None:
 
 
 def _choose_platform() -> None:
-    """Tells JAX: an installed libtpu, which it would try first, breaks profiling on CPUs."""
+    """Tells JAX: an installed libtpu, which it would try first, breaks profiling on CPUs. With the flags that runs set."""
+    os.environ.update(xla_flags.environment(_PLATFORM.value, os.environ))
     import jax
 
     jax.config.update("jax_platforms", {"gpu": "cuda"}.get(_PLATFORM.value, _PLATFORM.value))
