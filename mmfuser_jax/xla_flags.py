@@ -46,10 +46,7 @@ MIB = 1 << 20
 PLATFORMS: dict[str, tuple[Flag, ...]] = {
     "tpu": (
         _tpu("xla_tpu_enable_async_collective_fusion=true", "collectives run inside the loop of a matmul beside them"),
-        _tpu(
-            "xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
-            "the gather of a layer's FSDP weights is most of what moves, so it is fused as well",
-        ),
+        # Not ..._fuse_all_gather: libtpu does it where it can, on v5e, and refuses to compile for any other TPU if told to.
         _tpu(
             "xla_tpu_enable_async_collective_fusion_multiple_steps=true",
             "a gather longer than one matmul goes on under the next",

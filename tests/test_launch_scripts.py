@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from mmfuser_jax import xla_flags
+from mmfuser_jax.aot.topology import TPUS
 from tests.conftest import ROOT
 
 TRAIN = ["launch/train.py", "--config=configs/finetune.py:7b", "--workdir=/mnt/runs/a run"]
@@ -119,14 +120,33 @@ def test_a_missing_option_is_named(script):
         assert result.stderr.count("\n") == 1
 
 
+COMPILES = """
+import sys, jax
+from mmfuser_jax.aot.topology import TPUS, find_topology
+for name in sys.argv[1:]:
+    device = find_topology(f"{name}:{TPUS[name].shapes[4]}").devices[0]
+    x = jax.ShapeDtypeStruct((8, 128), "float32", sharding=jax.sharding.SingleDeviceSharding(device))
+    try:
+        jax.jit(lambda x: x + 1).lower(x).compile()
+        print(name)
+    except jax.errors.JaxRuntimeError as error:
+        print(error, file=sys.stderr)
+"""
+"""Prints the generations of TPUs for which a program compiles."""
+
+
 def test_flags_are_known_to_the_compilers():
     """JAX ends at once where it does not know a flag; libtpu when it is loaded to compile."""
     gpu = xla_flags.environment("gpu", {})
     assert run([sys.executable, "-c", "import jax; jax.devices()"], JAX_PLATFORMS="cpu", **gpu).returncode == 0
-    compiling = "from mmfuser_jax.aot.topology import find_topology as f; print(len(f('v5e:2x2').devices))"
-    for tpu, right in ((xla_flags.environment("tpu", {}), True), ({"LIBTPU_INIT_ARGS": "--xla_tpu_no_such"}, False)):
-        result = run([sys.executable, "-c", compiling], JAX_PLATFORMS="cpu", **tpu)
-        assert (result.returncode == 0 and "4" in result.stdout.split()) is right, result.stderr
+    fusion = "--xla_tpu_enable_async_collective_fusion"
+    for tpu, right in (
+        (xla_flags.environment("tpu", {}), TPUS.keys()),
+        ({"LIBTPU_INIT_ARGS": f"{fusion}=true {fusion}_fuse_all_gather=true"}, {"v5e"}),
+        ({"LIBTPU_INIT_ARGS": "--xla_tpu_no_such"}, set()),
+    ):
+        result = run([sys.executable, "-c", COMPILES, *TPUS], JAX_PLATFORMS="cpu", **tpu)
+        assert set(result.stdout.split()) == right, result.stderr
     wrong = run(
         [sys.executable, "-c", "import jax; jax.devices()"], JAX_PLATFORMS="cpu", XLA_FLAGS="--xla_gpu_no_such=1"
     )
