@@ -2,7 +2,7 @@
 
 python launch/bench.py ops|vision|train_step|decode|compile|data|all [--json=FILE] [--cores=2] [--repeats=7]
 python launch/bench.py growth --plot=FILE
-python launch/bench.py table --json=FILE --into=FILE.md
+python launch/bench.py table --json=FILE --into=FILE.md [--name=bench]
 python launch/bench.py profile --into=FILE.md
 python launch/bench.py ops --platform=gpu
 python launch/bench.py step --config=configs/finetune.py:7b,lora --platform=gpu [--stage=finetune] [--steps=5]
@@ -23,6 +23,7 @@ from mmfuser_jax import cli, xla_flags
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "step: config program, configs/NAME.py[:ARG].", lock_config=True
 )
+_NAME = flags.DEFINE_string("name", "bench", "table: what the document's markers call it.")
 _STAGE = flags.DEFINE_string("stage", "", "step: one stage of the config; default: every one.")
 _STEPS = flags.DEFINE_integer("steps", 5, "step: how many are timed.", lower_bound=1)
 _PLATFORM = flags.DEFINE_enum("platform", "cpu", ["cpu", "gpu", "tpu"], "Where to measure; peers know no TPUs.")
@@ -99,7 +100,7 @@ def table() -> None:
     """What a file of rows says, as a document's table."""
     from mmfuser_jax.bench import rows
 
-    rows.put_into(Path(_INTO.value), "bench", rows.markdown(rows.load(Path(_JSON.value))))
+    rows.put_into(Path(_INTO.value), _NAME.value, rows.markdown(rows.load(Path(_JSON.value))))
 
 
 def profile() -> None:
@@ -124,7 +125,7 @@ COMMANDS = {
     },
     "all": cli.Command(functools.partial(measure, *SUITES), (), ("json", "cores", "repeats", "rows")),
     "growth": cli.Command(growth, ("plot",), ("cores", "repeats")),
-    "table": cli.Command(table, ("json", "into")),
+    "table": cli.Command(table, ("json", "into"), ("name",)),
     "step": cli.Command(step, ("config",), ("stage", "steps", "platform", "json")),
     "profile": cli.Command(profile, ("into",), ("cores",)),
 }

@@ -139,10 +139,11 @@ def test_flags_are_known_to_the_compilers():
     """JAX ends at once where it does not know a flag; libtpu when it is loaded to compile."""
     gpu = xla_flags.environment("gpu", {})
     assert run([sys.executable, "-c", "import jax; jax.devices()"], JAX_PLATFORMS="cpu", **gpu).returncode == 0
-    fusion = "--xla_tpu_enable_async_collective_fusion"
+    ours = xla_flags.environment("tpu", {})
+    fuse = {"LIBTPU_INIT_ARGS": f"{ours['LIBTPU_INIT_ARGS']} --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true"}
     for tpu, right in (
-        (xla_flags.environment("tpu", {}), TPUS.keys()),
-        ({"LIBTPU_INIT_ARGS": f"{fusion}=true {fusion}_fuse_all_gather=true"}, {"v5e"}),
+        (ours, TPUS.keys()),
+        (fuse, {"v5e"}),
         ({"LIBTPU_INIT_ARGS": "--xla_tpu_no_such"}, set()),
     ):
         result = run([sys.executable, "-c", COMPILES, *TPUS], JAX_PLATFORMS="cpu", **tpu)

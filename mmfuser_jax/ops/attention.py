@@ -82,8 +82,9 @@ def attention(
       mask: who sees whom.
       impl: "xla" writes all scores to memory. "chunked" holds those of QUERY_BLOCK queries at a time, in the backward
         pass too. "blocks" is for one CPU and rules that are not written out: fewer scores, and a backward pass of its
-        own (forward and backward, 8 heads of 64, 2 × 512 packed tokens: 0.4 of the time of "xla" and "chunked"). "splash" (TPUs; packed rows without branches, or no mask) and "cudnn" (NVIDIA GPUs; half precision)
-        are kernels that hold none. "auto" takes the best one for the platform and the mask.
+        own (forward and backward, 8 heads of 64, 2 × 512 packed tokens: 0.4 of the time of "xla" and "chunked").
+        "splash" (TPUs; packed rows without branches, or no mask) and "cudnn" (NVIDIA GPUs; half precision) are kernels
+        that hold none. "auto" takes the best one for the platform and the mask.
 
     Raises:
       ValueError: an unknown `impl`, or one that cannot do this mask.

@@ -6,7 +6,8 @@ A query samples a few points of every feature level by bilinear interpolation an
 
 `gather` reads the four neighbours of every point. `hat` writes the same weights as products of hat functions
 max(0, 1 - |x - i|): sampling becomes one dense matrix product per level, which matrix units like better than gathers.
-`pallas` is `hat` as a TPU kernel that never writes the matrix to memory (`deformable_pallas.py`).
+`pallas` is `hat` as a TPU kernel that never writes the matrix to memory (`deformable_pallas.py`), `triton` is `gather` as
+GPU kernels that never write what they read (`deformable_triton.py`).
 """
 
 from __future__ import annotations
@@ -47,16 +48,17 @@ def deformable_attention(
       spatial_shapes: static (height, width) per level.
       sampling_locations: (x, y) in [0, 1] per batch, query, head, level and point; anything outside reads zeros.
       attention_weights: usually a softmax over levels and points jointly.
-      impl: "gather", "hat", "pallas", or "auto": pallas on TPUs, hat on GPUs (compiled for them, never timed there), on
-        CPUs what was measured to be faster at the size. Elsewhere than on a TPU, pallas is interpreted: for tests only.
+      impl: "gather", "hat", "pallas", "triton", or "auto": pallas on TPUs, triton on GPUs, on CPUs what was measured to be
+        faster at the size. Elsewhere than where they belong, kernels are interpreted: for tests only.
 
     Returns:
       float[B, Q, N*H], head-major, in the dtype of `value`. Arithmetic is float32 whatever comes in (float64 if any
-      input is), as in the reference, whose kernel has no half-precision version. But for pallas: it multiplies bfloat16
-      values by interpolation weights rounded to bfloat16, summing in float32, and knows no float64.
+      input is), as in the reference, whose kernel has no half-precision version; on GPUs the products of hat are TF32, as
+      JAX's default is (4e-4 from float64 on an H200, gather and triton 1e-6). Kernels know no float64. pallas multiplies
+      bfloat16 values by interpolation weights rounded to bfloat16, summing in float32.
 
     Raises:
-      ValueError: shapes that do not fit together, an unknown `impl`, or float64 for pallas.
+      ValueError: shapes that do not fit together, an unknown `impl`, or float64 for a kernel.
     """
     shapes = tuple((int(h), int(w)) for h, w in np.asarray(spatial_shapes).tolist())
     _check_shapes(value, shapes, sampling_locations, attention_weights)
@@ -79,7 +81,8 @@ def _default_impl(dtype: jnp.dtype, shapes: Shapes, points: int) -> str:
 
     A query costs `hat` every pixel, `gather` four pixels a point, each of them dearer. CPU time of gather over that of
     hat on two cores, float32, by pixels a point: 16 (8×8 levels, 4 points) 2.7 forward and 4.5 with its gradients, 64
-    1.3 and 3.0, 100 0.8 and 1.5, 144 (24×24) 0.6 and 1.0.
+    1.3 and 3.0, 100 0.8 and 1.5, 144 (24×24) 0.6 and 1.0. On an H200, 16 pictures with four levels of 24×24, bfloat16:
+    triton 0.24 ms forward and 2.1 with gradients, hat 2.0 and 2.2, gather 0.33 and 2.7; hat in 23 times the memory.
     """
     if platform() == "tpu" and dtype == jnp.float32:
         return "pallas"
