@@ -2,10 +2,13 @@
 
 python launch/train.py --config=configs/easy_vqa.py --workdir=runs/demo [--config.field=value …]
 
+SIGTERM and SIGINT (Ctrl-C) save and stop, with exit code 143 and 130; a second one stops at once.
+
 On several hosts, every process runs the same command with --distributed and a workdir that all of them see.
 """
 
 import os
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -28,11 +31,18 @@ def main() -> None:
     """Trains and evaluates."""
     from mmfuser_jax import compilation, distributed
     from mmfuser_jax.jobs.main import train_and_evaluate
+    from mmfuser_jax.train import Stopped
 
     if _CACHE.value:
         compilation.cache_compilations(Path(_CACHE.value).expanduser())
+    code = 0
     with distributed.joined(**_CLUSTER()):
-        train_and_evaluate(_CONFIG.value.to_dict(), Path(_WORKDIR.value))
+        try:
+            train_and_evaluate(_CONFIG.value.to_dict(), Path(_WORKDIR.value))
+        except Stopped as stopped:  # in all processes of a run at once: they part as after a finished one
+            print(stopped, file=sys.stderr)
+            code = stopped.exit_code
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from orbax.checkpoint.experimental import v1 as ocp_v1
 from orbax.checkpoint.experimental.v1 import partial as ocp_partial
 
-from mmfuser_jax import layout
+from mmfuser_jax import checksums, layout
 
 PARAMS, TRAIN, DATA, META = "params", "train", "data", "meta"
 METADATA = "_CHECKPOINT_METADATA"
@@ -28,10 +30,12 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-    """The checkpoints of one run, a numbered folder each. Saving goes on in the background."""
+    """The checkpoints of one run, a numbered folder each, with checksums. Saving goes on in the background."""
 
     def __init__(self, folder: Path, keep: int = 2) -> None:
         """Opens or creates `folder`; the newest `keep` checkpoints stay, half-written ones are removed."""
+        self._background = ThreadPoolExecutor(1, "checkpoints")
+        self._saving: Future[None] | None = None
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
         self._folder = folder.absolute()
         self._manager = ocp.CheckpointManager(self._folder, options=options)
@@ -45,7 +49,7 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))[META]
 
     def save(self, step: int, *, params: Any, train: Any, meta: dict[str, Any], data: grain.DatasetIterator) -> None:
-        """Starts saving step `step`; waits only for the previous save, whose errors surface here.
+        """Starts saving step `step`; waits only for the previous save.
 
         Args:
           step: global step, greater than any saved before.
@@ -53,18 +57,49 @@ class Checkpoints:
           train: the rest of the training state, a tree of arrays.
           meta: small JSON values.
           data: the iterator that the next batch comes from.
+
+        Raises:
+          CheckpointError: this save or the previous one has failed.
         """
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                **{
-                    PARAMS: ocp.args.StandardSave(params),
-                    TRAIN: ocp.args.StandardSave(train),
-                    META: ocp.args.JsonSave(meta),
-                    DATA: grain.checkpoint.CheckpointSave(data),
-                }
-            ),
-        )
+        self._finish()
+        items = {
+            PARAMS: ocp.args.StandardSave(params),
+            TRAIN: ocp.args.StandardSave(train),
+            META: ocp.args.JsonSave(meta),
+            DATA: grain.checkpoint.CheckpointSave(data),
+        }
+        with self._naming(step):
+            self._manager.save(step, args=ocp.args.Composite(**items))
+        self._saving = self._background.submit(self._complete, step)
+
+    def _complete(self, step: int) -> None:
+        """In the background: waits until a checkpoint is on the disk, and adds its checksums."""
+        with self._naming(step):
+            self._manager.wait_until_finished()
+            if jax.process_index() == 0:
+                checksums.write_manifest(self._folder / str(step))
+
+    @contextlib.contextmanager
+    def _naming(self, step: int) -> Iterator[None]:
+        """Says which save has failed: a full disk is an OSError here and a ValueError there."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{self._folder}: step {step} could not be saved ({_first_line(error)})") from error
+
+    def check(self) -> None:
+        """Does not wait.
+
+        Raises:
+          CheckpointError: the save that is going on in the background has failed.
+        """
+        if self._saving is not None and self._saving.done():
+            self._finish()
+
+    def _finish(self) -> None:
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
 
     def restore(self, step: int, *, params: Any, train: Any, data: grain.DatasetIterator) -> tuple[Any, Any]:
         """Reads step `step` into the shapes, dtypes and shardings of abstract `params` and `train`, and moves `data`.
@@ -87,11 +122,16 @@ class Checkpoints:
         return items[PARAMS], items[TRAIN]
 
     def wait(self) -> None:
-        """Returns when every save has reached the disk."""
-        self._manager.wait_until_finished()
+        """Returns when every save has reached the disk.
+
+        Raises:
+          CheckpointError: the last one has failed.
+        """
+        self._finish()
 
     def close(self) -> None:
         """Finishes saving and stops the background threads."""
+        self._background.shutdown()
         self._manager.close()
 
 
@@ -154,7 +194,7 @@ class StoredParams:
         """
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: no checkpoints here")
-        steps = sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
+        steps = checksums.steps(folder)
         self.step = step if step is not None else max(steps, default=-1)
         if self.step not in steps:
             raise CheckpointError(f"{folder}: no checkpoint of step {step}; there are {steps}")

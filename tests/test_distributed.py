@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -13,7 +14,7 @@ import time
 import numpy as np
 import pytest
 
-from mmfuser_jax import distributed
+from mmfuser_jax import checksums, distributed
 from mmfuser_jax.data import easy_vqa
 from tests.conftest import ROOT
 from tests.llava_files import row, write_lines
@@ -112,6 +113,15 @@ def start(base, name, processes=2, *more):
     return run
 
 
+def wait_for(run, step):
+    """Until a run has logged a step."""
+    deadline = time.monotonic() + 1200
+    while not any(row["step"] >= step for row in run.rows()):
+        assert all(process.poll() is None for process in run.processes), run.log(0)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.fixture(scope="module")
 def together(base):
     """Two processes, left alone."""
@@ -156,16 +166,24 @@ def test_the_first_process_writes_and_both_save(together):
 
 def test_killed_and_started_again_it_ends_like_one_left_alone(base, together):
     killed = start(base, "killed")
-    deadline = time.monotonic() + 1200
-    while not any(row["step"] >= 3 for row in killed.rows()):
-        assert all(process.poll() is None for process in killed.processes), killed.log(0)
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(killed, 3)
     killed.kill()
     again = start(base, "killed").wait()
     assert "resumed at step 2" in again.log(0)
     assert again.rows() == together.rows()
     assert again.scores() == together.scores()
+
+
+def test_one_process_is_told_to_stop_and_both_save_the_same_step(base):
+    run = start(base, "stopped", 2, "--config.stages.finetune.steps=10000", "--config.checkpoint_every=10000")
+    wait_for(run, 1)
+    run.processes[1].send_signal(signal.SIGTERM)
+    assert [process.wait(timeout=1200) for process in run.processes] == [143, 143], run.log(0)
+    steps = {int(re.search(r"stopped at step (\d+) by SIGTERM", run.log(index))[1]) for index in (0, 1)}
+    assert set(checksums.steps(run.workdir / "checkpoints")) == steps
+    newest = run.workdir / "checkpoints" / str(steps.pop())
+    assert checksums.check(newest) == checksums.Findings(True, ())
+    assert {path.name for path in (newest / "data").glob("*.json")} == {"process_0-of-2.json", "process_1-of-2.json"}
 
 
 def test_mistakes_of_joining_are_one_line(base):

@@ -26,7 +26,7 @@ def test_module_imports(name):
 
 LAYERS = (
     {"types", "cli", "files", "processes", "hub", "layout", "compilation", "xla_flags", "hardware"},
-    {"sharding", "distributed"},
+    {"sharding", "distributed", "checksums"},
     {"ops", "checkpoint"},
     {"models", "data"},
     {"presets", "model_folder", "prepare", "synthetic"},

@@ -140,7 +140,9 @@ def test_flags_are_known_to_the_compilers():
     gpu = xla_flags.environment("gpu", {})
     assert run([sys.executable, "-c", "import jax; jax.devices()"], JAX_PLATFORMS="cpu", **gpu).returncode == 0
     ours = xla_flags.environment("tpu", {})
-    fuse = {"LIBTPU_INIT_ARGS": f"{ours['LIBTPU_INIT_ARGS']} --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true"}
+    fuse = {
+        "LIBTPU_INIT_ARGS": f"{ours['LIBTPU_INIT_ARGS']} --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true"
+    }
     for tpu, right in (
         (ours, TPUS.keys()),
         (fuse, {"v5e"}),

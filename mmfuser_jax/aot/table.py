@@ -73,7 +73,10 @@ ANSWERS = {"stages.finetune.batch_size": 32, "mesh.fsdp": 1, "mesh.tensor": 8}
 
 ENTRIES = (
     Entry("finetune:7b", "v5e:8x8"),
+    Entry("finetune:7b", "v5e:8x8", {"remat": "dots"}),
+    Entry("finetune:7b", "v5e:8x8", {"remat": "attention"}),
     Entry("finetune:7b", "v5e:4x4", {"stages.finetune.accumulate": 2}),
+    Entry("finetune:7b", "v5e:4x4", {"stages.finetune.accumulate": 2, "remat": "attention"}),
     Entry("finetune:13b", "v5e:4x8", {"stages.finetune.accumulate": 2}),
     Entry("pretrain:7b", "v5e:2x4", {"stages.pretrain.accumulate": 4}),
     Entry("pretrain:7b", "v5e:4x4"),

@@ -10,13 +10,14 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from mmfuser_jax import distributed, files, model_folder, sharding
+from mmfuser_jax import checksums, distributed, files, model_folder, sharding
 from mmfuser_jax.checkpoint import Checkpoints
 from mmfuser_jax.data import Tokenizer, load_tokenizer
 from mmfuser_jax.data.pipeline import check_shares
@@ -28,6 +29,7 @@ from mmfuser_jax.models.flops import total
 from mmfuser_jax.models.params import abstract_params, boxed_params
 from mmfuser_jax.train.config import RunConfig, Stage, check_unchanged, parse_run
 from mmfuser_jax.train.errors import TrainingError
+from mmfuser_jax.train.lock import locked
 from mmfuser_jax.train.metrics import Meter, describe, open_metrics
 from mmfuser_jax.train.mfu import stage_flops, utilization
 from mmfuser_jax.train.optim import assign_rules, flatten, learning_rates
@@ -41,6 +43,7 @@ from mmfuser_jax.train.state import (
     stage_params,
 )
 from mmfuser_jax.train.step import make_train_step
+from mmfuser_jax.train.stopping import Stopped, StopSignals, stop_signals
 
 LOG = logging.getLogger(__name__)
 
@@ -71,12 +74,14 @@ class Trained:
 class _Run:
     """What the stages of one process share."""
 
-    def __init__(self, config: Mapping[str, Any], workdir: Path) -> None:
+    def __init__(self, config: Mapping[str, Any], workdir: Path, stop: StopSignals, open_things: ExitStack) -> None:
+        self.stop = stop
         self.started = time.monotonic()
         self.config = parse_run(config)
         self._sources: dict[SourceSpec, Source] = {}
         self.mesh = sharding.make_mesh(**self.config.mesh)
         self._check_data()
+        distributed.on_first(lambda: open_things.enter_context(locked(workdir)))
         distributed.on_first(lambda: _claim(workdir, config))
         self.model = VLM(self.config.model, jnp.dtype(self.config.dtype), self.config.remat)
         distributed.on_first(lambda: _make_tokenizer(self, workdir))
@@ -86,12 +91,16 @@ class _Run:
             assign_rules(paths, stage.optimizer.rules)
         self.card = _card(self)
         distributed.on_first(lambda: model_folder.write_card(workdir, self.card))
-        self.checkpoints = Checkpoints(workdir / model_folder.CHECKPOINTS, self.config.keep)
+        checkpoints = workdir / model_folder.CHECKPOINTS
+        distributed.on_first(lambda: checksums.set_aside_damaged(checkpoints))
+        self.checkpoints = Checkpoints(checkpoints, self.config.keep)
+        open_things.callback(self.checkpoints.close)
         self.resume_step = self.checkpoints.latest_step() or 0
         if self.resume_step > self.config.steps:
             raise TrainingError(f"{workdir} is at step {self.resume_step}, past the last step {self.config.steps}")
         self.seconds_before = self.checkpoints.read_meta(self.resume_step)["train_seconds"] if self.resume_step else 0.0
         self.metrics = open_metrics(workdir, self.resume_step, self.config.steps)
+        open_things.callback(self.metrics.close)
 
     def open(self, spec: SourceSpec) -> Source:
         """A source, opened once, and checked to have its pictures."""
@@ -114,10 +123,6 @@ class _Run:
         """Wall-clock trained so far, over all resumed parts."""
         return self.seconds_before + time.monotonic() - self.started
 
-    def close(self) -> None:
-        self.checkpoints.close()
-        self.metrics.close()
-
 
 def train(config: Mapping[str, Any], workdir: Path, validate: Validate | None = None) -> Trained:
     """Trains every stage of `config` into `workdir`, or goes on where an earlier call with the same workdir stopped.
@@ -129,22 +134,21 @@ def train(config: Mapping[str, Any], workdir: Path, validate: Validate | None = 
 
     Raises:
       ConfigError: the config makes no sense, or the workdir belongs to another one.
-      TrainingError: the loss is not finite.
+      TrainingError: the loss is not finite, or another run goes on in the workdir.
+      CheckpointError: a checkpoint could not be saved, or none of those there is sound.
+      Stopped: a signal said so, and the state is saved.
       RecordError: more of the training records than allowed cannot be used; the message names the last.
     """
-    run = _Run(config, workdir)
-    try:
+    with contextlib.ExitStack() as open_things:
+        run = _Run(config, workdir, open_things.enter_context(stop_signals()), open_things)
         params = None
         for stage in run.config.stages:
-            if stage.end < run.resume_step:
-                continue
-            params = _train_stage(run, stage, params, validate)
+            if stage.end >= run.resume_step:
+                params = _train_stage(run, stage, params, validate)
         run.checkpoints.wait()
         new_steps = run.config.steps - run.resume_step
         seconds = run.seconds() if new_steps else run.seconds_before
         return Trained(run.config, run.card, run.model, params, run.tokenizer, seconds, new_steps)
-    finally:
-        run.close()
 
 
 def _claim(workdir: Path, config: Mapping[str, Any]) -> None:
@@ -198,22 +202,31 @@ def _card(run: _Run) -> model_folder.ModelCard:
 def _train_stage(run: _Run, stage: Stage, params: Any, validate: Validate | None) -> Any:
     """Trains one stage, from `params` or from its newest checkpoint; returns the parameters."""
     config, mesh = run.config, run.mesh
+    model = run.model
+    if not stage.fuser:
+        model = VLM(dataclasses.replace(config.model, fuser=None), run.model.dtype, config.remat)
+
+    def validated(step: int, state: TrainState) -> bool:
+        """Validates where it is time to; False if a signal has ended it."""
+        due = step == stage.end or (config.validate_every and step % config.validate_every == 0)
+        if validate is None or not due:
+            return True
+
+        def log() -> None:
+            numbers = dict(validate(stage, model, state.params, run.tokenizer))
+            run.metrics.write({"step": step, "stage": stage.name, "validation": numbers})
+            LOG.info("step %5d  %-9s validation %s", step, stage.name, numbers)
+
+        return run.stop.interruptible(log)
+
     with contextlib.closing(StageData(config, stage, run.tokenizer, run.open, sharding.batch_share(mesh))) as data:
-        if stage.start < run.resume_step:
-            state = _restore(run, stage, data)
-        else:
-            if params is None:
-                params = initial_params(run.model, stage.optimizer, config.seed, mesh, config.init_from)
-            else:
-                params = next_stage_params(params, stage.optimizer, run.model, mesh)
-            state = init_state(params, stage.optimizer, config.seed, mesh)
+        state, complete = _start(run, stage, params, data)
         step = stage.start + int(state.step)
+        if not complete and not validated(step, state):
+            raise Stopped(run.stop.received, step)
         if step == stage.end:
             return state.params
         _log_trainable(stage, state)
-        model = run.model
-        if not stage.fuser:
-            model = VLM(dataclasses.replace(config.model, fuser=None), run.model.dtype, config.remat)
         train_step = make_train_step(model, stage.optimizer, mesh, state, stage.accumulate)
         flops = total(stage_flops(model, stage, state.params)).model
         meter = Meter()
@@ -222,9 +235,11 @@ def _train_stage(run: _Run, stage: Stage, params: Any, validate: Validate | None
             state, metrics = train_step(state, sharding.shard_batch(batch, mesh))
             step += 1
             run.metrics.advance(step, stage.name)
+            run.checkpoints.check()
+            stopping = run.stop.reached(step)
             logging_now = step % config.log_every == 0 or step == stage.end
             saving_now = step % config.checkpoint_every == 0 or step == stage.end
-            if logging_now or saving_now:
+            if logging_now or saving_now or stopping:
                 metrics = jax.device_get(metrics)
                 _check_finite(stage, step, metrics)
             if logging_now:
@@ -232,30 +247,45 @@ def _train_stage(run: _Run, stage: Stage, params: Any, validate: Validate | None
                 used = utilization(flops, measured["step_seconds"])
                 _log(run, stage, step, metrics, {**measured, **used, **data.tally.counts})
                 meter = Meter()
-            if validate and (step == stage.end or (config.validate_every and step % config.validate_every == 0)):
-                numbers = dict(validate(stage, model, state.params, run.tokenizer))
-                run.metrics.write({"step": step, "stage": stage.name, "validation": numbers})
-                LOG.info("step %5d  %-9s validation %s", step, stage.name, numbers)
-                meter = Meter()
-            if saving_now:
-                _save(run, stage, step, state, data)
+            started = time.monotonic()
+            complete = validated(step, state)
+            meter.pause(time.monotonic() - started)
+            stopping = stopping or not complete
+            if saving_now or stopping:
+                _save(run, stage, step, state, data, complete)
+            if stopping:
+                run.checkpoints.wait()
+                raise Stopped(run.stop.received, step)
     return state.params
 
 
-def _save(run: _Run, stage: Stage, step: int, state: TrainState, data: StageData) -> None:
+def _start(run: _Run, stage: Stage, params: Any, data: StageData) -> tuple[TrainState, bool]:
+    """The state to go on from, and whether its step was validated if it had to be."""
+    config, mesh = run.config, run.mesh
+    if stage.start < run.resume_step:
+        return _restore(run, stage, data)
+    if params is None:
+        params = initial_params(run.model, stage.optimizer, config.seed, mesh, config.init_from)
+    else:
+        params = next_stage_params(params, stage.optimizer, run.model, mesh)
+    return init_state(params, stage.optimizer, config.seed, mesh), True
+
+
+def _save(run: _Run, stage: Stage, step: int, state: TrainState, data: StageData, complete: bool) -> None:
     train = {"step": state.step, "opt_state": state.opt_state, "rng": state.rng}
-    meta = {"stage": stage.name, "train_seconds": run.seconds(), **data.meta()}
+    meta = {"stage": stage.name, "train_seconds": run.seconds(), "complete": complete, **data.meta()}
     run.checkpoints.save(step, params=state.params, train=train, meta=meta, data=data.iterator)
 
 
-def _restore(run: _Run, stage: Stage, data: StageData) -> TrainState:
-    data.resume(run.checkpoints.read_meta(run.resume_step))
+def _restore(run: _Run, stage: Stage, data: StageData) -> tuple[TrainState, bool]:
+    meta = run.checkpoints.read_meta(run.resume_step)
+    data.resume(meta)
     params = stage_params(abstract_params(run.model, run.mesh), stage.optimizer, run.model.dtype)
     shapes = abstract_state(params, stage.optimizer, run.mesh)
     train = {"step": shapes.step, "opt_state": shapes.opt_state, "rng": shapes.rng}
     params, train = run.checkpoints.restore(run.resume_step, params=shapes.params, train=train, data=data.iterator)
     LOG.info("resumed at step %d of stage %s", run.resume_step, stage.name)
-    return TrainState(params=params, **train)
+    return TrainState(params=params, **train), meta.get("complete", True)
 
 
 def _check_finite(stage: Stage, step: int, metrics: Mapping[str, Any]) -> None:

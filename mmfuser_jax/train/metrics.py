@@ -101,6 +101,10 @@ class Meter:
         yield
         self._waited += time.monotonic() - started
 
+    def pause(self, seconds: float) -> None:
+        """Leaves out time that was spent on something else."""
+        self._started += seconds
+
     def add(self, tokens: int, slots: int) -> None:
         """Counts a step: tokens of all processes' rows, and the slots that there are for them."""
         self._steps, self._tokens, self._slots = self._steps + 1, self._tokens + tokens, self._slots + slots

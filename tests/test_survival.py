@@ -1,0 +1,198 @@
+"""What happens to runs: damaged checkpoints, signals, a second run in the same place, disks that are full."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from mmfuser_jax import checksums
+from mmfuser_jax.checkpoint import CheckpointError
+from mmfuser_jax.train import Stopped, train
+from mmfuser_jax.train.errors import TrainingError
+from mmfuser_jax.train.lock import locked
+from mmfuser_jax.train.stage_data import StageData
+from tests.test_resume import WALL_CLOCK
+from tests.test_train import tiny_run
+
+
+def config():
+    """Six steps of one stage, each validated, a checkpoint every second one, all of them kept."""
+    config = tiny_run(steps=12, keep=10, validate_every=1)
+    config.stage_order = ("finetune",)
+    return config.to_dict()
+
+
+def count_ones(stage, model, params, tokenizer):
+    """A number that depends on the parameters."""
+    return {"norm": float(sum(np.square(np.asarray(x)).sum() for x in jax.tree.leaves(params)))}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_once(tmp_path_factory):
+    """Every run has the same two train steps."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0.0), strict=True):
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    """A run that nothing happened to, and its parameters."""
+    workdir = tmp_path_factory.mktemp("untouched")
+    return workdir, train(config(), workdir, count_ones).params
+
+
+def rows(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [{key: x for key, x in json.loads(line).items() if key not in WALL_CLOCK} for line in lines]
+
+
+def copy_without(untouched, tmp_path, *steps):
+    """The run as if it had been killed before it saved these steps."""
+    workdir = shutil.copytree(untouched[0], tmp_path / "run")
+    for step in steps:
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    return workdir
+
+
+def assert_ends_alike(untouched, workdir):
+    """Goes on, to the same parameters, bit for bit, and the same rows."""
+    params = train(config(), workdir, count_ones).params
+    for x, expected in zip(jax.tree.leaves(params), jax.tree.leaves(untouched[1]), strict=True):
+        assert np.asarray(x).tobytes() == np.asarray(expected).tobytes()
+    assert rows(workdir) == rows(untouched[0])
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def delete(path):
+    path.unlink()
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[np.random.default_rng(0).integers(len(data))] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("fault", [truncate, delete, flip_a_bit])
+def test_checksums_find_every_fault(untouched, tmp_path, fault):
+    folder = untouched[0] / "checkpoints" / "4"
+    assert checksums.check(folder) == checksums.Findings(True, ())
+    names = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.stat().st_size]
+    assert len({path.parts[0] for path in names}) >= 5  # parameters, optimizer, data position, meta, Orbax's own files
+    for name in names:
+        damaged = shutil.copytree(folder, tmp_path / "damaged")
+        fault(damaged / name)
+        found = checksums.check(damaged)
+        assert found.problems or (name.name == checksums.MANIFEST and not found.known), name
+        shutil.rmtree(damaged)
+
+
+def test_a_file_that_was_not_saved_is_found(untouched, tmp_path):
+    folder = shutil.copytree(untouched[0] / "checkpoints" / "4", tmp_path / "4")
+    (folder / "params" / "more").write_text("")
+    assert checksums.check(folder).problems == ("params/more: not in checksums.json",)
+
+
+@pytest.mark.parametrize(("fault", "kind"), [(truncate, "params"), (flip_a_bit, "train"), (delete, "data")])
+def test_training_goes_on_from_the_last_sound_checkpoint(untouched, tmp_path, caplog, fault, kind):
+    workdir = copy_without(untouched, tmp_path, 6)
+    newest = workdir / "checkpoints" / "4"
+    files = [path for path in [newest / kind, *(newest / kind).rglob("*")] if path.is_file() and path.stat().st_size]
+    fault(max(files, key=lambda path: path.stat().st_size))
+    with caplog.at_level(logging.WARNING, "mmfuser_jax"):
+        assert_ends_alike(untouched, workdir)
+    assert any(f"checkpoint of step 4 is damaged ({kind}" in message for message in caplog.messages)
+    assert (workdir / "checkpoints" / "4.damaged").is_dir()
+
+
+def test_without_checksums_a_checkpoint_is_used_loudly(untouched, tmp_path, caplog):
+    """A kill between the checkpoint and its manifest."""
+    workdir = copy_without(untouched, tmp_path, 6)
+    (workdir / "checkpoints" / "4" / checksums.MANIFEST).unlink()
+    with caplog.at_level(logging.WARNING, "mmfuser_jax"):
+        assert_ends_alike(untouched, workdir)
+    assert "checkpoint of step 4 has no checksums: it is used unchecked" in caplog.messages
+
+
+def test_a_run_without_a_sound_checkpoint_does_not_begin_anew(untouched, tmp_path):
+    workdir = copy_without(untouched, tmp_path)
+    for step in (2, 4, 6):
+        for path in (workdir / "checkpoints" / str(step)).glob("*METADATA"):
+            path.unlink()
+    with pytest.raises(ValueError, match=r"no checkpoint is sound \(step 6: _CHECKPOINT_METADATA: missing; step 4"):
+        train(config(), workdir, count_ones)
+    assert checksums.steps(workdir / "checkpoints") == [6, 4, 2]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_stops(untouched, tmp_path, monkeypatch, number, code):
+    original, batches = StageData.next, []
+
+    def signalled(data, meter):
+        batches.append(1)
+        if len(batches) == 5:
+            os.kill(os.getpid(), number)
+        return original(data, meter)
+
+    monkeypatch.setattr(StageData, "next", signalled)
+    with pytest.raises(Stopped, match="stopped at step 5 by SIG") as stopped:
+        train(config(), tmp_path, count_ones)
+    monkeypatch.undo()
+    assert stopped.value.exit_code == code
+    assert checksums.steps(tmp_path / "checkpoints")[0] == 5
+    assert checksums.check(tmp_path / "checkpoints" / "5").known
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert_ends_alike(untouched, tmp_path)
+
+
+def test_a_signal_ends_validation_which_is_made_up_for(untouched, tmp_path):
+    calls = []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("goes on after a signal")
+        return count_ones(*args)
+
+    with pytest.raises(Stopped, match="stopped at step 3"):
+        train(config(), tmp_path, interrupted)
+    assert len([row for row in rows(tmp_path) if "validation" in row]) == 2
+    assert_ends_alike(untouched, tmp_path)
+
+
+def test_one_run_at_a_time(tmp_path):
+    with locked(tmp_path), pytest.raises(TrainingError, match=rf"a run is going on here \(process {os.getpid()} on "):
+        train(config(), tmp_path)
+    assert not (tmp_path / "config.json").exists()
+    with locked(tmp_path):
+        pass
+
+
+def test_a_full_disk_ends_the_run_and_loses_nothing(untouched, tmp_path, monkeypatch):
+    original = checksums.write_manifest
+
+    def full(folder):
+        if folder.name == "4":
+            raise OSError(28, "No space left on device")
+        original(folder)
+
+    monkeypatch.setattr(checksums, "write_manifest", full)
+    with pytest.raises(CheckpointError, match=r"step 4 could not be saved .*No space"):
+        train(config(), tmp_path, count_ones)
+    monkeypatch.undo()
+    assert checksums.check(tmp_path / "checkpoints" / "2") == checksums.Findings(True, ())
+    assert_ends_alike(untouched, tmp_path)
