@@ -5,6 +5,8 @@ import logging
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -16,6 +18,7 @@ from mmfuser_jax.train import Stopped, train
 from mmfuser_jax.train.errors import TrainingError
 from mmfuser_jax.train.lock import locked
 from mmfuser_jax.train.stage_data import StageData
+from tests.conftest import ROOT
 from tests.test_resume import WALL_CLOCK
 from tests.test_train import tiny_run
 
@@ -196,3 +199,32 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(untouched, tmp_path, monkeyp
     monkeypatch.undo()
     assert checksums.check(tmp_path / "checkpoints" / "2") == checksums.Findings(True, ())
     assert_ends_alike(untouched, tmp_path)
+
+
+def checkpoint_command(*arguments):
+    command = [sys.executable, "launch/checkpoint.py", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_looking_after_checkpoints(untouched, tmp_path):
+    workdir = copy_without(untouched, tmp_path)
+    folder = workdir / "checkpoints"
+    shown = checkpoint_command("list", f"--workdir={workdir}")
+    assert [line.split()[1] for line in shown.stdout.splitlines() if " yes " in line] == ["6", "4", "2"], shown
+    assert checkpoint_command("verify", f"--workdir={workdir}").returncode == 0
+    same = checkpoint_command("diff", f"--workdir={workdir}", f"--other={untouched[0]}")
+    assert same.returncode == 0, same
+    other = checkpoint_command("diff", f"--workdir={workdir}", f"--other={workdir}", "--other_step=2")
+    assert other.returncode == 1
+    assert "fuser/gamma1" in other.stdout
+    assert "vision_encoder" not in other.stdout  # frozen
+    truncate(folder / "6" / "_CHECKPOINT_METADATA")
+    damaged = checkpoint_command("verify", f"--workdir={workdir}")
+    assert damaged.returncode == 1
+    assert "step 6: damaged\n  _CHECKPOINT_METADATA: " in damaged.stdout
+    assert checkpoint_command("prune", f"--workdir={workdir}", "--keep=1").returncode == 0
+    assert checksums.steps(folder) == [4]
+    missing = checkpoint_command("verify", f"--workdir={workdir}", "--step=6")
+    assert (missing.returncode, missing.stderr) == (1, f"error: {folder}: no checkpoint of step 6; there are [4]\n")
+    nowhere = checkpoint_command("list", f"--workdir={tmp_path}")
+    assert nowhere.stderr == f"error: {tmp_path}: no run or model here, it has no checkpoints/\n"
