@@ -211,7 +211,7 @@ def forget_where_a_level_begins(monkeypatch):
     monkeypatch.setattr(triton, "_pixel_gradients", lambda first, *refs: original(0, *refs))
 
 
-def read_the_row_after(monkeypatch):
+def read_the_first_row(monkeypatch):
     original = triton._dot_rows
     monkeypatch.setattr(triton, "_dot_rows", lambda value, index, *refs: original(value, index[...] * 0, *refs))
 
@@ -230,7 +230,7 @@ def round_sums(monkeypatch):
     ("broken", "wrong"),
     [
         (forget_where_a_level_begins, {VALUE}),
-        (read_the_row_after, {LOCATIONS, WEIGHTS}),
+        (read_the_first_row, {LOCATIONS, WEIGHTS}),
         (round_sums, {OUTPUT}),
     ],
 )
