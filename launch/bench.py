@@ -1,6 +1,6 @@
 """Measures one suite: each row against a named peer in the same run, as a ratio.
 
-python launch/bench.py ops|vision|train_step|decode|compile|data|all [--json=FILE] [--cores=2] [--repeats=7]
+python launch/bench.py ops|parts|vision|train_step|decode|compile|data|all [--json=FILE] [--cores=2] [--repeats=7]
 python launch/bench.py growth --plot=FILE
 python launch/bench.py table --json=FILE --into=FILE.md [--name=bench]
 python launch/bench.py profile --into=FILE.md
@@ -35,7 +35,7 @@ _ROWS = flags.DEFINE_integer("rows", 2000, "data: rows of the generated set.")
 _PLOT = flags.DEFINE_string("plot", "", "growth: picture to write.")
 _INTO = flags.DEFINE_string("into", "", "table, profile: document whose table to replace.")
 
-SUITES = ("ops", "vision", "train_step", "decode", "compile", "data")
+SUITES = ("ops", "parts", "vision", "train_step", "decode", "compile", "data")
 
 
 def measure(*suites: str) -> None:

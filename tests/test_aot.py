@@ -273,7 +273,7 @@ def fake_reports(monkeypatch, needed):
         seconds = Seconds(again, None, None, again, again, None) if gib <= 10 else None
         program = Program("finetune", 4, 72, 288, 4, {}, lambda: None)
         mesh = topology_mesh(where, shape)
-        return Report(program, where, mesh, choice.remat, gib <= 10, None, gib, 10.0, None, seconds, 0.0, ())
+        return Report(program, where, mesh, choice.remat, gib <= 10, None, gib, 10.0, None, seconds, 0.0, "", ())
 
     monkeypatch.setattr(search, "compile_choice", compile_choice)
     return asked
