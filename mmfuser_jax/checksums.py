@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Iterator
@@ -110,11 +111,8 @@ def _sha256(path: Path) -> str:
 
 
 def _unused(path: Path) -> Path:
-    count = 1
-    while path.exists():
-        count += 1
-        path = path.with_name(f"{path.name.removesuffix(f'.{count - 1}')}.{count}")
-    return path
+    others = (path.with_name(f"{path.name}.{count}") for count in itertools.count(2))
+    return next(name for name in itertools.chain([path], others) if not name.exists())
 
 
 def _first(problems: tuple[str, ...]) -> str:

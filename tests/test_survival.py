@@ -30,7 +30,7 @@ def config():
     return config.to_dict()
 
 
-def count_ones(stage, model, params, tokenizer):
+def norm_of_parameters(stage, model, params, tokenizer):
     """A number that depends on the parameters."""
     return {"norm": float(sum(np.square(np.asarray(x)).sum() for x in jax.tree.leaves(params)))}
 
@@ -51,7 +51,7 @@ def _compiled_once(tmp_path_factory):
 def untouched(tmp_path_factory):
     """A run that nothing happened to, and its parameters."""
     workdir = tmp_path_factory.mktemp("untouched")
-    return workdir, train(config(), workdir, count_ones).params
+    return workdir, train(config(), workdir, norm_of_parameters).params
 
 
 def rows(workdir):
@@ -69,7 +69,7 @@ def copy_without(untouched, tmp_path, *steps):
 
 def assert_ends_alike(untouched, workdir):
     """Goes on, to the same parameters, bit for bit, and the same rows."""
-    params = train(config(), workdir, count_ones).params
+    params = train(config(), workdir, norm_of_parameters).params
     for x, expected in zip(jax.tree.leaves(params), jax.tree.leaves(untouched[1]), strict=True):
         assert np.asarray(x).tobytes() == np.asarray(expected).tobytes()
     assert rows(workdir) == rows(untouched[0])
@@ -136,7 +136,7 @@ def test_a_run_without_a_sound_checkpoint_does_not_begin_anew(untouched, tmp_pat
         for path in (workdir / "checkpoints" / str(step)).glob("*METADATA"):
             path.unlink()
     with pytest.raises(ValueError, match=r"no checkpoint is sound \(step 6: _CHECKPOINT_METADATA: missing; step 4"):
-        train(config(), workdir, count_ones)
+        train(config(), workdir, norm_of_parameters)
     assert checksums.steps(workdir / "checkpoints") == [6, 4, 2]
 
 
@@ -152,7 +152,7 @@ def test_a_signal_saves_and_stops(untouched, tmp_path, monkeypatch, number, code
 
     monkeypatch.setattr(StageData, "next", signalled)
     with pytest.raises(Stopped, match="stopped at step 5 by SIG") as stopped:
-        train(config(), tmp_path, count_ones)
+        train(config(), tmp_path, norm_of_parameters)
     monkeypatch.undo()
     assert stopped.value.exit_code == code
     assert checksums.steps(tmp_path / "checkpoints")[0] == 5
@@ -169,7 +169,7 @@ def test_a_signal_ends_validation_which_is_made_up_for(untouched, tmp_path):
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
             pytest.fail("goes on after a signal")
-        return count_ones(*args)
+        return norm_of_parameters(*args)
 
     with pytest.raises(Stopped, match="stopped at step 3"):
         train(config(), tmp_path, interrupted)
@@ -195,7 +195,7 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(untouched, tmp_path, monkeyp
 
     monkeypatch.setattr(checksums, "write_manifest", full)
     with pytest.raises(CheckpointError, match=r"step 4 could not be saved .*No space"):
-        train(config(), tmp_path, count_ones)
+        train(config(), tmp_path, norm_of_parameters)
     monkeypatch.undo()
     assert checksums.check(tmp_path / "checkpoints" / "2") == checksums.Findings(True, ())
     assert_ends_alike(untouched, tmp_path)

@@ -17,7 +17,7 @@ from mmfuser_jax.aot.report import Report, compile_report
 from mmfuser_jax.aot.search import Found, compile_choice, given, recommend
 from mmfuser_jax.aot.show import show, show_recommendation
 from mmfuser_jax.aot.topology import Topology, find_topology, topology_mesh
-from mmfuser_jax.train.config import ConfigError, RunConfig, Stage, parse_run
+from mmfuser_jax.train.config import RunConfig, Stage, parse_run
 
 LOG = logging.getLogger(__name__)
 
@@ -46,9 +46,7 @@ def check(config: Mapping[str, Any], topology: str, slices: int, options: Option
       ShardingError: the mesh does not fit the topology, or the model or batch the mesh.
     """
     run, console = parse_run(config), Console(width=150)
-    stages = [stage for stage in run.stages if options.stage in ("", stage.name)]
-    if not stages:
-        raise ConfigError(f"no stage {options.stage!r}; the config has {', '.join(x.name for x in run.stages)}")
+    stages = run.named(options.stage)
     devices = find_topology(topology, slices)
     found = []
     for stage in stages[-1:] if options.decode else stages:

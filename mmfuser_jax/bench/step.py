@@ -6,6 +6,7 @@ Parameters and text are random; pictures, rows and parts of a batch are as the c
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -22,6 +23,7 @@ from mmfuser_jax.hardware import GIB, find_chip
 from mmfuser_jax.models import VLM
 from mmfuser_jax.models.flops import total
 from mmfuser_jax.train.config import ConfigError, RunConfig, Stage, parse_run
+from mmfuser_jax.train.mfu import utilization
 from mmfuser_jax.train.state import init_state, initial_params
 from mmfuser_jax.train.step import make_train_step
 
@@ -46,12 +48,7 @@ class Measured:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a file."""
-        step, program, topology = (
-            sorted(self.seconds)[len(self.seconds) // 2],
-            self.planned.program,
-            self.planned.topology,
-        )
-        peak = topology.chip.flops * len(topology.devices)
+        step, program = statistics.median(self.seconds), self.planned.program
         bound = self.planned.seconds.bound if self.planned.seconds else None
         return {
             "stage": self.name,
@@ -61,7 +58,7 @@ class Measured:
             "step_seconds": step,
             "step_seconds_bound": bound,
             "tokens_per_second": program.tokens / step,
-            "mfu": total(program.flops).model / (step * peak),
+            **utilization(total(program.flops).model, step),
             "used_gib": self.used_gib,
             "planned_gib": self.planned.needed_gib,
             "remat": self.planned.remat,
@@ -77,9 +74,7 @@ def measure(config: Mapping[str, Any], stage_name: str, steps: int) -> Iterator[
       ShardingError: its mesh does not cover the devices, or something does not divide over it.
     """
     run = parse_run(config)
-    stages = [stage for stage in run.stages if stage_name in ("", stage.name)]
-    if not stages:
-        raise ConfigError(f"no stage {stage_name!r}; the config has {', '.join(x.name for x in run.stages)}")
+    stages = run.named(stage_name)
     devices = jax.devices()
     chip = find_chip(devices[0].device_kind)
     if chip is None:
@@ -92,12 +87,14 @@ def measure(config: Mapping[str, Any], stage_name: str, steps: int) -> Iterator[
 def _measure(run: RunConfig, stage: Stage, here: Topology, steps: int) -> Measured:
     mesh = sharding.make_mesh(**run.mesh)
     planned = compile_report(train_program(run, stage, mesh), here, mesh, run.remat)
-    config = run.model if stage.fuser else dataclasses.replace(run.model, fuser=None)
-    model = VLM(config, jnp.dtype(run.dtype), run.remat)
-    params = initial_params(VLM(run.model, jnp.dtype(run.dtype), run.remat), stage.optimizer, 0, mesh)
+    whole = VLM(run.model, jnp.dtype(run.dtype), run.remat)
+    model = whole.clone(config=run.model_of(stage))
+    params = initial_params(whole, stage.optimizer, 0, mesh)
     state = init_state(params, stage.optimizer, 0, mesh)
     step = make_train_step(model, stage.optimizer, mesh, state, stage.accumulate)
-    batch = sharding.shard_batch(random_batch(config, stage.batch_size, stage.row.length, tiles=stage.row.tiles), mesh)
+    batch = sharding.shard_batch(
+        random_batch(model.config, stage.batch_size, stage.row.length, tiles=stage.row.tiles), mesh
+    )
     seconds = []
     for _ in range(steps + 1):
         started = time.perf_counter()

@@ -16,8 +16,8 @@ from rich.table import Table
 
 from mmfuser_jax import checksums, model_folder
 from mmfuser_jax.checkpoint import CheckpointError, StoredParams
+from mmfuser_jax.hardware import GIB
 
-GIB = 1 << 30
 SHOWN = 20
 """Parameters that a comparison names."""
 

@@ -186,7 +186,7 @@ def _cudnn(query: Array, key: Array, value: Array, mask: Mask) -> jax.Array:
         out = _cudnn_to_all(query, key, value)
     else:
         # The mask goes in as a bias, [B,1,T,T] for all heads; the scores themselves stay on the chip. Rows are causal:
-        # knowing it, the kernel leaves half of the blocks out (2 of 3.3 ms for 4 × 2048 tokens on an H200).
+        # knowing it, the kernel leaves half of the blocks out (4 × 2048 tokens on an H200: 2.2 instead of 3.3 ms).
         causal = isinstance(mask, Packed)
         out = jax.nn.dot_product_attention(
             query, key, value, mask=_dense(mask), is_causal=causal, implementation="cudnn"

@@ -116,6 +116,21 @@ class RunConfig:
     threads: int
     test: SourceSpec | None
 
+    def model_of(self, stage: Stage) -> VlmConfig:
+        """What a stage's forward pass goes through: the model, or the model without a fuser that is still the identity."""
+        return self.model if stage.fuser else dataclasses.replace(self.model, fuser=None)
+
+    def named(self, name: str) -> tuple[Stage, ...]:
+        """The stage of that name; all of them for "".
+
+        Raises:
+          ConfigError: there is none.
+        """
+        found = tuple(stage for stage in self.stages if name in ("", stage.name))
+        if not found:
+            raise ConfigError(f"no stage {name!r}; the config has {', '.join(x.name for x in self.stages)}")
+        return found
+
     @property
     def sources(self) -> tuple[SourceSpec, ...]:
         """All that the run reads, each once."""

@@ -202,9 +202,7 @@ def _card(run: _Run) -> model_folder.ModelCard:
 def _train_stage(run: _Run, stage: Stage, params: Any, validate: Validate | None) -> Any:
     """Trains one stage, from `params` or from its newest checkpoint; returns the parameters."""
     config, mesh = run.config, run.mesh
-    model = run.model
-    if not stage.fuser:
-        model = VLM(dataclasses.replace(config.model, fuser=None), run.model.dtype, config.remat)
+    model = run.model.clone(config=config.model_of(stage))
 
     def validated(step: int, state: TrainState) -> bool:
         """Validates where it is time to; False if a signal has ended it."""

@@ -63,9 +63,9 @@ class StopSignals:
 
     def reached(self, step: int) -> bool:
         """Whether training stops after `step`, which has just been done: the same answer in all processes of a run."""
-        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
-            return True
-        return jax.process_count() == 1 and self.received is not None
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self.received is not None
 
     def interruptible(self, action: Callable[[], None]) -> bool:
         """Runs something that the first signal may end in the middle; returns whether it came to its end.
