@@ -345,6 +345,20 @@ def test_what_is_certified_is_compiled_with_the_flags_of_a_run(tmp_path, monkeyp
     assert table.fingerprint(entry) != before
 
 
+def test_a_row_is_kept_where_the_program_is_the_same(monkeypatch):
+    """Whatever has changed in the code: what is lowered decides, and is the same each time."""
+    compiled = []
+    monkeypatch.setattr(table, "compile_report", lambda *args: compiled.append(args) or pytest.fail("compiled"))
+    (entry,) = (x for x in table.ENTRIES if x.config.startswith("easy_vqa"))
+    row = table.read_rows(ROOT / "docs" / "slices.json")[entry.key]
+    monkeypatch.setattr(table, "digest_of", lambda lowered: row["digest"])
+    assert table._compile(entry, row) is row
+    monkeypatch.setattr(table, "digest_of", lambda lowered: "another")
+    with pytest.raises(pytest.fail.Exception):
+        table._compile(entry, row)
+    assert len(compiled) == 1
+
+
 def test_every_config_of_the_table_resolves():
     for entry in table.ENTRIES:
         parse_run(table.resolve(entry))

@@ -54,8 +54,7 @@ def train_program(run: RunConfig, stage: Stage, mesh: Mesh) -> Program:
     model = VLM(run.model, jnp.dtype(run.dtype), run.remat)
     params = stage_params(abstract_params(model, mesh), stage.optimizer, model.dtype)
     state = abstract_state(params, stage.optimizer, mesh)
-    if not stage.fuser:
-        model = VLM(dataclasses.replace(run.model, fuser=None), model.dtype, run.remat)
+    model = model.clone(config=run.model_of(stage))
     _check_divides(stage, mesh)
     branches = stage.conversations > 1
     batch = abstract_batch(model, stage.batch_size, stage.row.length, stage.row.tiles, mesh, branches=branches)

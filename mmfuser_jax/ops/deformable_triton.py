@@ -67,7 +67,7 @@ def _weigh(levels: tuple[int, ...], value: jax.Array, index: jax.Array, blend: j
         _sum_rows,
         (batch, heads, queries // QUERIES),
         [_all_pixels(value), _corners(index), _corners(blend)],
-        pl.BlockSpec((None, QUERIES, None, width), lambda b, n, q: (b, q, n, 0)),
+        _queries(width),
         jax.ShapeDtypeStruct((batch, queries, heads, width), value.dtype),
     )(value, index, blend)
 
@@ -83,11 +83,7 @@ def _backward(levels: tuple[int, ...], saved: tuple[jax.Array, ...], cotangent: 
     d_blend = _call(
         _dot_rows,
         (batch, heads, queries // QUERIES),
-        [
-            _all_pixels(value),
-            _corners(index),
-            pl.BlockSpec((None, QUERIES, None, width), lambda b, n, q: (b, q, n, 0)),
-        ],
+        [_all_pixels(value), _corners(index), _queries(width)],
         _corners(blend),
         jax.ShapeDtypeStruct(blend.shape, blend.dtype),
     )(value, index, cotangent)
@@ -133,6 +129,10 @@ def _call(kernel: Any, grid: tuple[int, ...], in_specs: Any, out_specs: Any, out
 def _all_pixels(value: jax.Array) -> pl.BlockSpec:
     """A picture and head: a block is where to read from, nothing is read of itself."""
     return pl.BlockSpec((None, value.shape[1], None, value.shape[3]), lambda b, n, q: (b, 0, n, 0))
+
+
+def _queries(width: int) -> pl.BlockSpec:
+    return pl.BlockSpec((None, QUERIES, None, width), lambda b, n, q: (b, q, n, 0))
 
 
 def _corners(x: jax.Array) -> pl.BlockSpec:
