@@ -12,7 +12,19 @@ import numpy as np
 import pytest
 
 from mmfuser_jax import presets
-from mmfuser_jax.bench import decode, growth, models, ops, profile, timing, torch_models, train_step, vision
+from mmfuser_jax.bench import (
+    decode,
+    growth,
+    models,
+    ops,
+    parts,
+    profile,
+    step,
+    timing,
+    torch_models,
+    train_step,
+    vision,
+)
 from mmfuser_jax.bench.rows import BenchRow, load, markdown, put_into, save
 from mmfuser_jax.bench.torch_loader import LlavaDataset, batches
 from mmfuser_jax.data.pictures import ImageFormat
@@ -21,10 +33,14 @@ from mmfuser_jax.data.records import usable
 from mmfuser_jax.data.rows import RowFormat
 from mmfuser_jax.data.sources import SourceSpec, open_source
 from mmfuser_jax.data.tokenizer import train_bpe_tokenizer
+from mmfuser_jax.hardware import Chip
 from mmfuser_jax.models import VLM
 from mmfuser_jax.synthetic.generate import generate
+from mmfuser_jax.train import mfu
+from mmfuser_jax.train.config import ConfigError
 from mmfuser_jax.types import CLIP_MEAN, CLIP_STD
 from tests.helpers import relative
+from tests.test_train import tiny_run
 
 
 @pytest.mark.parametrize(("unit", "ratio"), [("samples/s", 2.0), ("%", 2.0), ("s", 0.5), ("MB", 0.5)])
@@ -204,3 +220,26 @@ def test_growth_is_fitted_and_plotted(tmp_path):
     assert growth.exponent(points, "theirs") == pytest.approx(2)
     growth.plot(points, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").stat().st_size > 1000
+
+
+def test_the_step_of_a_config_is_measured_beside_its_bound(monkeypatch):
+    config = tiny_run().to_dict()
+    with pytest.raises(ConfigError, match="the peak of 'cpu' is not known"):
+        next(step.measure(config, "", 1))
+    with pytest.raises(ConfigError, match="no stage 'sft'; the config has encoder, finetune"):
+        next(step.measure(config, "sft", 1))
+    for module in (step, mfu):  # far above any CPU's, so that nothing is faster than its bound
+        monkeypatch.setattr(module, "find_chip", lambda kind: Chip("core", (kind,), 1e13, 1e13, 64.0, 1e13))
+    (measured,) = step.measure(config, "finetune", 2)
+    found = measured.to_json()
+    assert (found["stage"], found["rows"], found["length"]) == ("finetune", 8, 64)
+    assert len(found["seconds"]) == 2
+    assert found["step_seconds"] > found["step_seconds_bound"] > 0
+    assert found["tokens_per_second"] == pytest.approx(8 * 64 / found["step_seconds"])
+    assert found["planned_gib"] > 0
+
+
+def test_the_primitives_are_the_same():
+    for case in parts.cases():
+        ours, theirs = case.forward()
+        assert relative(np.asarray(ours()), theirs().numpy()) < 1e-5

@@ -69,9 +69,10 @@ def params(model: VLM, seed: int = 0) -> Any:
 
 
 def random_batch(config: VlmConfig, rows: int, length: int, seed: int = 0, tiles: int = 1) -> Batch:
-    """Each row: a token, its pictures, then random text, all of which is to be predicted."""
+    """Each row: a token, as many of its `tiles` pictures as leave room, then random text, all of it to be predicted."""
     rng = np.random.default_rng(seed)
-    size, patches = config.vision.image_size, config.image_tokens * tiles
+    size, shown = config.vision.image_size, min(tiles, (length - 2) // config.image_tokens)
+    patches = config.image_tokens * shown
     tokens = rng.integers(1, config.llm.vocab_size, (rows, length)).astype(np.int32)
     image_index = np.full((rows, length), TEXT_SLOT, np.int32)
     image_index[:, 1 : 1 + patches] = np.arange(patches)
