@@ -33,6 +33,7 @@ def run(model: VlmConfig, stages: dict[str, ConfigDict], **fields: Any) -> Confi
             "checkpoint_every": 1000,
             "validate_every": 0,
             "validation_records": 100,
+            "wandb": "",  # or the project in Weights & Biases that shows the run too
             "max_new_tokens": 16,
             "keep": 2,
             "max_bad_fraction": 0.01,  # of the records; with more that cannot be used, the run stops

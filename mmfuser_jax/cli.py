@@ -54,6 +54,20 @@ def run(main: Callable[[], Any]) -> None:
     app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 
+def run_on(what: str, main: Callable[[Sequence[str]], Any]) -> None:
+    """Like `run`, with arguments that are no flags for `main`: one `what` or more."""
+
+    def parse(args: Sequence[str]) -> list[str]:
+        rest = _parse(args, words=len(args))
+        if len(rest) > 1:
+            return rest
+        print(f"error: give one {what} or more", file=sys.stderr)
+        sys.exit(2)
+
+    _log_to_stderr()
+    app.run(lambda args: _guarded(lambda: main(args[1:])), flags_parser=parse)
+
+
 def run_command(commands: Mapping[str, Command]) -> None:
     """Like `run`, with the first argument that is no flag naming what to run."""
     _log_to_stderr()

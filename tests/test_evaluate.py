@@ -19,6 +19,7 @@ from mmfuser_jax.jobs.ablation import run_ablation
 from mmfuser_jax.jobs.main import train_and_evaluate
 from mmfuser_jax.model_folder import ModelFolderError
 from mmfuser_jax.serve.chat import Chat
+from tests.test_sinks import board
 from tests.test_train import tiny_run
 
 
@@ -79,7 +80,15 @@ def test_a_run_leaves_scores_and_pictures(workdir):
     for name in ("curves", "predictions", "fuser"):
         assert is_drawn(workdir / f"{name}.png"), name
     rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if "validation" in row] == [2, 4]
+    validations = [row for row in rows if "validation" in row]
+    assert [row["step"] for row in validations] == [2, 4]
+    for row in validations:
+        assert {"accuracy", "count", "loss", "token_accuracy", "tokens"} <= set(row["validation"])
+        assert "answers" not in row["validation"], "a picture is no number"
+        assert 0 < row["validation"]["loss"] < 10
+    drawn = [(step, size) for step, tag, size in board(workdir) if tag == "validation/answers"]
+    assert [step for step, _ in drawn] == [2, 4]
+    assert min(min(size) for _, size in drawn) > 200
 
 
 def test_evaluating_the_folder_gives_the_same_scores(workdir, tmp_path):
@@ -173,10 +182,16 @@ def test_ablation_trains_both_arms_from_one_base(tmp_path):
         run_ablation(on.to_dict(), on.to_dict(), tmp_path, [0])
 
 
-def test_curves_need_no_validation(tmp_path):
-    rows = [
-        {"step": 1, "stage": "a", "loss": 1.0, "accuracy": 0.5},
-        {"step": 2, "stage": "b", "loss": 0.5, "accuracy": 0.9},
-    ]
-    plots.plot_curves(rows, tmp_path / "c.png")
-    assert is_drawn(tmp_path / "c.png")
+def test_drawn_predictions_are_the_same_questions_whatever_the_answers():
+    images = [record.images[0] for record in open_source(SourceSpec("easy_vqa/questions", "validation"))][:9]
+    right = [prediction("yes", "yes", image=image) for image in images]
+    wrong = [dataclasses.replace(p, answer="no, by no means, " * 9) for p in right]
+    drawn = [plots.draw_predictions(predictions, count=4) for predictions in (right, wrong)]
+    assert all(pixels.dtype == np.uint8 and pixels.shape[2] == 3 for pixels in drawn)
+    bottom = slice(-150, None)  # the pictures; above them is the text
+    np.testing.assert_array_equal(drawn[0][bottom], drawn[1][bottom])
+    assert drawn[0].shape != drawn[1].shape, "a long answer takes more lines"
+    other = plots.draw_predictions(right[::-1], count=4)
+    assert not np.array_equal(other[bottom], drawn[0][bottom])
+    text_only = plots.draw_predictions([prediction("red", "red")])
+    assert (text_only < 128).any()

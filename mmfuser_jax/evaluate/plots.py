@@ -1,58 +1,20 @@
-"""Pictures of a run: curves, answers, and what the fuser adds. Needs matplotlib (extra `demo`)."""
+"""Pictures of a model: its answers, and what the fuser adds. Needs matplotlib (extra `demo`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mmfuser_jax.data.images import open_image
 from mmfuser_jax.evaluate.runner import Prediction
 from mmfuser_jax.types import VisualFeatures
 
-Row = Mapping[str, Any]
-"""A line of metrics.jsonl."""
-
 RIGHT, WRONG = "#1a7f37", "#cf222e"
-
-
-def plot_curves(rows: Sequence[Row], path: Path) -> None:
-    """Loss, token accuracy and validation accuracy over steps, with a band per stage."""
-    training = [row for row in rows if "loss" in row]
-    validated = [row for row in rows if "validation" in row]
-    figure = Figure(figsize=(9, 6), layout="constrained")
-    top, bottom = figure.subplots(2, 1, sharex=True)
-    steps = [row["step"] for row in training]
-    top.plot(steps, [row["loss"] for row in training], lw=0.8)
-    top.set(ylabel="loss (nats per token)", yscale="log", title="Training")
-    bottom.plot(steps, [row["accuracy"] for row in training], lw=0.6, alpha=0.6, label="training tokens")
-    for stage in dict.fromkeys(row["stage"] for row in validated):
-        points = [row for row in validated if row["stage"] == stage]
-        bottom.plot(
-            [row["step"] for row in points], [row["validation"]["accuracy"] for row in points],
-            "o-", ms=4, label=f"validation answers, {stage}",
-        )  # fmt: skip
-    bottom.set(ylabel="accuracy", xlabel="step", ylim=(0, 1.02))
-    bottom.legend(loc="lower right", fontsize=8)
-    for axes in (top, bottom):
-        axes.grid(alpha=0.3)
-        _mark_stages(axes, training)
-    figure.savefig(path, dpi=110)
-
-
-def _mark_stages(axes: Axes, rows: Sequence[Row]) -> None:
-    start = 0
-    for index, stage in enumerate(dict.fromkeys(row["stage"] for row in rows)):
-        end = max(row["step"] for row in rows if row["stage"] == stage)
-        axes.axvspan(start, end, color="tab:gray", alpha=0.12 if index % 2 else 0.04, lw=0)
-        axes.annotate(
-            stage, ((start + end) / 2, 1), xycoords=("data", "axes fraction"), ha="center", va="top", fontsize=8
-        )
-        start = end
 
 
 def plot_predictions(predictions: Sequence[Prediction], path: Path, count: int = 24, seed: int = 0) -> None:
@@ -61,34 +23,53 @@ def plot_predictions(predictions: Sequence[Prediction], path: Path, count: int =
     order = np.random.default_rng(seed).permutation(len(shown))
     wrong = [shown[i] for i in order if not shown[i].correct][: count // 2]
     right = [shown[i] for i in order if shown[i].correct][: count - len(wrong)]
-    columns = 6
-    rows = -(-(len(wrong) + len(right)) // columns)
-    figure = Figure(figsize=(2.2 * columns, 2.6 * rows), layout="constrained")
+    total = sum(not p.correct for p in shown)
+    title = f"Test questions; {total} of {len(shown)} answered wrongly, {len(wrong)} of them shown first"
+    _answers(wrong + right, title).savefig(path, dpi=100)
+
+
+def draw_predictions(predictions: Sequence[Prediction], count: int = 6) -> np.ndarray:
+    """uint8[height, width, 3]: a few predictions spread evenly, so that every validation shows the same questions."""
+    places = np.linspace(0, len(predictions) - 1, min(count, len(predictions))).round().astype(int)
+    canvas = FigureCanvasAgg(_answers([predictions[i] for i in places]))
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _answers(predictions: Sequence[Prediction], title: str = "", columns: int = 6) -> Figure:
+    """Questions above their pictures, with the answer, and with the right one where that is wrong."""
+    texts = [f"{_wrap(p.question)}\n{_wrap(_verdict(p))}" for p in predictions]
+    rows = max(1, -(-len(predictions) // columns))
+    side, above, head = 2.1, 0.15 + 0.155 * max((text.count("\n") + 1 for text in texts), default=0), 0.3 * bool(title)
+    figure = Figure(figsize=(columns * (side + 0.1), rows * (side + above) + head))
+    width, height = figure.get_size_inches()
     axes = figure.subplots(rows, columns, squeeze=False)
+    # In inches: a layout that matplotlib looks for cuts off texts above a single row of pictures.
+    figure.subplots_adjust(
+        left=0.05 / width, right=1 - 0.05 / width, bottom=0.05 / height, top=1 - (head + above) / height,
+        wspace=0.1 / side, hspace=above / side,
+    )  # fmt: skip
+    figure.suptitle(title, fontsize=9, y=1 - 0.1 / height, va="top")
     for cell in axes.flat:
         cell.axis("off")
-    for cell, prediction in zip(axes.flat, wrong + right, strict=False):
-        cell.imshow(open_image(prediction.image))
-        verdict = (
-            prediction.answer if prediction.correct else f"{prediction.answer or '(nothing)'} ≠ {prediction.truth}"
-        )
-        cell.set_title(
-            f"{_wrap(prediction.question)}\n{verdict}", fontsize=8, color=RIGHT if prediction.correct else WRONG
-        )
-    total = sum(not p.correct for p in shown)
-    figure.suptitle(
-        f"Test questions; {total} of {len(shown)} answered wrongly, {len(wrong)} of them shown first", fontsize=9
-    )
-    figure.savefig(path, dpi=100)
+    for cell, prediction, text in zip(axes.flat, predictions, texts, strict=False):
+        if prediction.image is not None:
+            cell.imshow(open_image(prediction.image))
+        cell.set_title(text, fontsize=8, color=RIGHT if prediction.correct else WRONG)
+    return figure
 
 
-def _wrap(text: str, width: int = 24) -> str:
-    lines = [""]
-    for word in text.split():
-        if lines[-1] and len(lines[-1]) + len(word) >= width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return "\n".join(lines)
+def _verdict(prediction: Prediction) -> str:
+    answer = _cut(prediction.answer) or "(nothing)"
+    return answer if prediction.correct else f"{answer} ≠ {_cut(prediction.truth)}"
+
+
+def _cut(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _wrap(text: str) -> str:
+    return textwrap.fill(_cut(text, 130), 25)
 
 
 def plot_fuser(images: Sequence[np.ndarray], features: VisualFeatures, grid: tuple[int, int], path: Path) -> None:

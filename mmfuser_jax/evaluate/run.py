@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from mmfuser_jax.data.rows import RowFormat
 from mmfuser_jax.data.sources import SourceSpec, open_source
 from mmfuser_jax.distributed import on_first
 from mmfuser_jax.evaluate import report
+from mmfuser_jax.evaluate.curves import load_runs
 from mmfuser_jax.evaluate.runner import Prediction, predict
 from mmfuser_jax.evaluate.scorers import exact_match
 from mmfuser_jax.facade import VisionLanguageModel
@@ -97,13 +99,21 @@ def fused_share(features: VisualFeatures) -> float:
     return float(np.linalg.norm(np.asarray(features.fused) - query) / np.linalg.norm(query))
 
 
-def plot_curves(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draws the curves of a run where matplotlib is installed."""
+def plot_curves(workdir: Path) -> None:
+    """Draws what a run has logged as curves.png, where matplotlib is installed."""
+    if _plots() is not None:
+        from mmfuser_jax.evaluate.curve_pictures import draw_runs
+
+        draw_runs(load_runs([workdir]), workdir / "curves.png")
+
+
+def draw_predictions(predictions: Sequence[Prediction]) -> np.ndarray | None:
+    """See `plots.draw_predictions`; None where matplotlib is not installed."""
     plots = _plots()
-    if plots is not None:
-        plots.plot_curves(rows, path)
+    return None if plots is None else plots.draw_predictions(predictions)
 
 
+@functools.cache
 def _plots() -> Any:
     """The plotting module, or None with a warning: pictures are no reason to lose a finished run."""
     try:

@@ -18,11 +18,12 @@ from mmfuser_jax.data.sources import SourceSpec
 from mmfuser_jax.models import VlmConfig
 from mmfuser_jax.models.layers import REMAT_POLICIES
 from mmfuser_jax.train.optim import OPTIMIZERS, OptimizerConfig, Rule
+from mmfuser_jax.train.sinks import import_wandb
 
 DTYPES = ("float32", "bfloat16")
 
 RUN_NEUTRAL = re.compile(
-    r"(mesh|keep|log_every|checkpoint_every|validate_every|validation_records|max_bad_fraction|threads)\b"
+    r"(mesh|keep|log_every|checkpoint_every|validate_every|validation_records|wandb|max_bad_fraction|threads)\b"
     r"|stages\.\w+\.sources\.\w+\.weight$"
 )
 """Fields that may change when a run is resumed: what changes cost and reports but not what is learnt, and the weights of
@@ -89,6 +90,7 @@ class RunConfig:
       stages: in order.
       log_every, checkpoint_every, validate_every: global steps; 0 switches validation off.
       validation_records: at most this many, from the start of the split.
+      wandb: project in Weights & Biases, "" for none.
       max_new_tokens: of a generated answer.
       keep: checkpoints kept.
       max_bad_fraction: of the records seen; with more that cannot be used, the run stops.
@@ -109,6 +111,7 @@ class RunConfig:
     checkpoint_every: int
     validate_every: int
     validation_records: int
+    wandb: str
     max_new_tokens: int
     keep: int
     max_bad_fraction: float
@@ -149,6 +152,7 @@ def parse_run(config: Mapping[str, Any]) -> RunConfig:
 
     Raises:
       ConfigError: a value out of range, or an unknown stage, template, dtype or remat policy.
+      TrainingError: W&B is asked for, and not installed.
     """
     try:
         model = VlmConfig.from_dict(config["model"])
@@ -165,6 +169,8 @@ def parse_run(config: Mapping[str, Any]) -> RunConfig:
     for field in ("log_every", "checkpoint_every", "keep", "max_new_tokens", "threads"):
         if config[field] < 1:
             raise ConfigError(f"config.{field}={config[field]} must be at least 1")
+    if config["wandb"]:
+        import_wandb()
     names = {field.name for field in dataclasses.fields(RunConfig)} - {"model", "stages", "text_sources", "test"}
     if config["workers"] < 0 or not 0 <= config["max_bad_fraction"] <= 1:
         raise ConfigError("config.workers must not be negative, and config.max_bad_fraction between 0 and 1")

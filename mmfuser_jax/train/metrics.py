@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.jsonl, TensorBoard, and the console."""
+"""What a run logs: rows in metrics.jsonl, the same in TensorBoard and W&B, a line and a bar on the console."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 from mmfuser_jax import files
+from mmfuser_jax.train.sinks import Drawing, Sink, TensorBoard, WeightsAndBiases
 
 LOG = logging.getLogger(__name__)
 
@@ -24,18 +24,23 @@ Row = dict[str, Any]
 
 
 class MetricsWriter:
-    """Appends rows to `metrics.jsonl` and TensorBoard, and tells the console.
+    """Appends rows to `metrics.jsonl` and to the sinks, and moves the bar on the console.
 
     A resumed run first drops the rows after its checkpoint, so that the file reads as if nothing had happened.
     """
 
-    def __init__(self, workdir: Path, resume_step: int, total_steps: int) -> None:
-        """Opens the files of `workdir`; rows beyond `resume_step` go."""
+    def __init__(self, workdir: Path, resume_step: int, total_steps: int, project: str = "") -> None:
+        """Opens the files of `workdir`; rows beyond `resume_step` go. `project`: in W&B, "" for none.
+
+        Raises:
+          TrainingError: W&B refuses.
+        """
         path = workdir / "metrics.jsonl"
         kept = [row for row in read_metrics(path) if row["step"] <= resume_step]
         files.write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+        self._sinks: list[Sink] = [WeightsAndBiases(workdir, project)] if project else []
+        self._sinks.append(TensorBoard(workdir, resume_step))
         self._file = path.open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1, write_to_disk=True)
         console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -49,19 +54,36 @@ class MetricsWriter:
         self._progress.update(self._task, completed=step, description=stage)
 
     def write(self, row: Row) -> None:
-        """Writes one row: `step` and `stage`, then numbers; nested names are joined with a slash in TensorBoard."""
-        self._file.write(json.dumps(row) + "\n")
+        """Writes one row: `step` and `stage`, then numbers and `Drawing`s, alone or named together by a dict.
+
+        Sinks get numbers and drawings, nested names joined with a slash; the file gets all but the drawings.
+        """
+        self._file.write(json.dumps(_without_drawings(row)) + "\n")
         self._file.flush()
-        for name, value in row.items():
-            for suffix, number in value.items() if isinstance(value, dict) else [("", value)]:
-                if isinstance(number, int | float):
-                    self._board.add_scalar(_tag(name, suffix), number, row["step"])
+        flat = {
+            _tag(name, suffix): value
+            for name, part in row.items()
+            for suffix, value in (part.items() if isinstance(part, dict) else [("", part)])
+        }
+        numbers = {tag: value for tag, value in flat.items() if isinstance(value, int | float)}
+        drawings = {tag: value for tag, value in flat.items() if isinstance(value, Drawing)}
+        for sink in self._sinks:
+            sink.write(row["step"], numbers, drawings)
 
     def close(self) -> None:
         """Flushes everything."""
         self._progress.stop()
         self._file.close()
-        self._board.close()
+        for sink in self._sinks:
+            sink.close()
+
+
+def _without_drawings(row: Row) -> Row:
+    return {
+        name: _without_drawings(value) if isinstance(value, dict) else value
+        for name, value in row.items()
+        if not isinstance(value, Drawing)
+    }
 
 
 class Silence:
@@ -77,9 +99,9 @@ class Silence:
         """Nothing is open."""
 
 
-def open_metrics(workdir: Path, resume_step: int, total_steps: int) -> MetricsWriter | Silence:
-    """The writer of a run's metrics, on process 0."""
-    return MetricsWriter(workdir, resume_step, total_steps) if jax.process_index() == 0 else Silence()
+def open_metrics(workdir: Path, resume_step: int, total_steps: int, project: str = "") -> MetricsWriter | Silence:
+    """The writer of a run's metrics, on process 0; see `MetricsWriter`."""
+    return MetricsWriter(workdir, resume_step, total_steps, project) if jax.process_index() == 0 else Silence()
 
 
 def _tag(name: str, suffix: str) -> str:
