@@ -36,9 +36,13 @@ def run(model: VlmConfig, stages: dict[str, ConfigDict], **fields: Any) -> Confi
             "wandb": "",  # or the project in Weights & Biases that shows the run too
             "max_new_tokens": 16,
             "keep": 2,
+            "keep_best": "",  # "accuracy", "loss" or another number of the validation: its best checkpoint stays, too
             "max_bad_fraction": 0.01,  # of the records; with more that cannot be used, the run stops
             "workers": 0,  # processes that prepare batches, on every host; 0 for a thread
             "threads": 4,  # that decode pictures, in each of them
+            "on_bad_step": "stop",  # or "skip": what follows a gradient that is not finite, or nothing to learn from
+            "spike_sigmas": 0.0,  # bad is also a loss so far above the last 128, in standard deviations; 0 for never
+            "stall_seconds": 3600.0,  # a run that is silent for longer shows where it hangs, and ends; 0 for never
             "test": source("", split="test"),  # scored once, after the last step
         }
     )
@@ -99,6 +103,7 @@ def stage(
             "epsilon": 1e-8,
             "weight_decay": 0.0,
             "clip_norm": 0.0,
+            "average": 0.0,  # decay of a moving average of the trained parameters, which stays in the end; 0 for none
         }
     )
     config.lock()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,27 @@ class CheckpointError(ValueError):
 class Checkpoints:
     """The checkpoints of one run, a numbered folder each, with checksums. Saving goes on in the background."""
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
-        """Opens or creates `folder`; the newest `keep` checkpoints stay, half-written ones are removed."""
+    def __init__(self, folder: Path, keep: int = 2, *, keep_best: bool = False) -> None:
+        """Opens or creates `folder`; half-written checkpoints are removed.
+
+        Args:
+          folder: of all checkpoints.
+          keep: so many of the newest stay.
+          keep_best: and the one that was saved with the greatest merit.
+        """
         self._background = ThreadPoolExecutor(1, "checkpoints")
         self._saving: Future[None] | None = None
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
+        policies = ocp.checkpoint_managers.preservation_policy
+        stay: list[Any] = [policies.LatestN(keep)]
+        if keep_best:
+            stay.append(policies.BestN(_merit, n=1, keep_checkpoints_without_metrics=False))
+        self._keep_best = keep_best
+        options = ocp.CheckpointManagerOptions(
+            best_fn=_merit if keep_best else None,
+            preservation_policy=policies.AnyPreservationPolicy(stay),
+            create=True,
+            cleanup_tmp_directories=True,
+        )
         self._folder = folder.absolute()
         self._manager = ocp.CheckpointManager(self._folder, options=options)
 
@@ -48,7 +64,16 @@ class Checkpoints:
         """The `meta` that was saved at `step`."""
         return self._manager.restore(step, args=ocp.args.Composite(**{META: ocp.args.JsonRestore()}))[META]
 
-    def save(self, step: int, *, params: Any, train: Any, meta: dict[str, Any], data: grain.DatasetIterator) -> None:
+    def save(
+        self,
+        step: int,
+        *,
+        params: Any,
+        train: Any,
+        meta: dict[str, Any],
+        data: grain.DatasetIterator,
+        merit: Sequence[float] = (),
+    ) -> None:
         """Starts saving step `step`; waits only for the previous save.
 
         Args:
@@ -57,6 +82,7 @@ class Checkpoints:
           train: the rest of the training state, a tree of arrays.
           meta: small JSON values.
           data: the iterator that the next batch comes from.
+          merit: what the best checkpoint has most of, compared number by number; empty, the least, where it is not known.
 
         Raises:
           CheckpointError: this save or the previous one has failed.
@@ -69,7 +95,8 @@ class Checkpoints:
             DATA: grain.checkpoint.CheckpointSave(data),
         }
         with self._naming(step):
-            self._manager.save(step, args=ocp.args.Composite(**items))
+            metrics = {"merit": list(merit)} if self._keep_best else None
+            self._manager.save(step, args=ocp.args.Composite(**items), metrics=metrics)
         self._saving = self._background.submit(self._complete, step)
 
     def _complete(self, step: int) -> None:
@@ -133,6 +160,10 @@ class Checkpoints:
         """Finishes saving and stops the background threads."""
         self._background.shutdown()
         self._manager.close()
+
+
+def _merit(metrics: Mapping[str, Any]) -> Any:
+    return metrics["merit"]
 
 
 class ParamsWriter:
@@ -207,6 +238,39 @@ class StoredParams:
         leaves = flatten_dict(tree, sep="/")
         self.shapes = {path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in leaves.items()}
 
+    def check_fit(self, wanted: Mapping[str, Any]) -> None:
+        """Checks that abstract parameters can be restored, whatever the layout of their layers, and are all there is.
+
+        Raises:
+          CheckpointError: some are not stored, are of another shape, or others are stored too.
+        """
+        where = self._folder.parent
+        sources = {path: layout.sources(path, x.shape, self.shapes) for path, x in wanted.items()}
+        if lacking := [path for path, found in sources.items() if not found]:
+            raise CheckpointError(f"{where} does not fit this model: it lacks {_some(lacking)}")
+        if unused := self.shapes.keys() - {source for found in sources.values() for source, _ in found}:
+            raise CheckpointError(f"{where} does not fit this model: it also has {_some(unused)}")
+        shapes = {path: layout.assembled_shape(self.shapes, found) for path, found in sources.items()}
+        if odd := [
+            f"{path} {shapes[path]} instead of {x.shape}" for path, x in wanted.items() if shapes[path] != x.shape
+        ]:
+            raise CheckpointError(f"{where} does not fit this model: {_some(odd)}")
+
+    def restore(self, wanted: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+        """Some parameters as `place`, with layers stacked or taken apart where `wanted` has them so.
+
+        Raises:
+          CheckpointError: damaged data.
+        """
+        sources = {path: layout.sources(path, x.shape, self.shapes) for path, x in wanted.items()}
+        same = {path: x for path, x in wanted.items() if sources[path] == ((path, None),)}
+        restored = self.place(same) if same else {}
+        for path, x in wanted.items():
+            if path not in same:
+                arrays = self.read({source for source, _ in sources[path]})
+                restored[path] = jax.device_put(layout.assemble(arrays, sources[path]).astype(x.dtype), x.sharding)
+        return restored
+
     def read(self, paths: Iterable[str]) -> dict[str, np.ndarray]:
         """Some parameters as NumPy arrays, as stored.
 
@@ -258,33 +322,11 @@ def restore_params(folder: Path, params: Any, step: int | None = None, *, as_sto
     """
     stored = StoredParams(folder, step)
     wanted = flatten_dict(params, sep="/")
-    sources = {path: layout.sources(path, x.shape, stored.shapes) for path, x in wanted.items()}
-    _check_fit(folder / str(stored.step), stored, wanted, sources)
+    stored.check_fit(wanted)
     if as_stored:
+        sources = {path: layout.sources(path, x.shape, stored.shapes) for path, x in wanted.items()}
         wanted = {path: x.update(dtype=stored.shapes[sources[path][0][0]].dtype) for path, x in wanted.items()}
-    same = {path: x for path, x in wanted.items() if sources[path] == ((path, None),)}
-    restored = stored.place(same)
-    for path, x in wanted.items():
-        if path not in same:
-            arrays = stored.read({source for source, _ in sources[path]})
-            restored[path] = jax.device_put(layout.assemble(arrays, sources[path]).astype(x.dtype), x.sharding)
-    return unflatten_dict(restored, sep="/"), stored.step
-
-
-def _check_fit(where: Path, stored: StoredParams, wanted: dict[str, Any], sources: dict[str, layout.Sources]) -> None:
-    lacking = [path for path, found in sources.items() if not found]
-    if lacking:
-        raise CheckpointError(f"{where} does not fit this model: it lacks {_some(lacking)}")
-    used = {source for found in sources.values() for source, _ in found}
-    if stored.shapes.keys() - used:
-        raise CheckpointError(f"{where} does not fit this model: it also has {_some(stored.shapes.keys() - used)}")
-    odd = [
-        f"{path} {layout.assembled_shape(stored.shapes, sources[path])} instead of {x.shape}"
-        for path, x in wanted.items()
-        if layout.assembled_shape(stored.shapes, sources[path]) != x.shape
-    ]
-    if odd:
-        raise CheckpointError(f"{where} does not fit this model: {_some(odd)}")
+    return unflatten_dict(stored.restore(wanted), sep="/"), stored.step
 
 
 def _some(names: Iterable[str], count: int = 5) -> str:

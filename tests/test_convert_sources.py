@@ -94,7 +94,7 @@ def test_a_lora_adapter_merges_into_its_base(tmp_path):
     with pytest.raises(ConversionError, match="needs its base model: add --source=BASE"):
         open_checkpoint([adapter], allow_pickle=True)
     (adapter / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 1, "use_dora": True}))
-    with pytest.raises(ConversionError, match="only plain LoRA merges; this one has use_dora"):
+    with pytest.raises(ConversionError, match="only plain LoRA is supported; this one has use_dora"):
         open_checkpoint([adapter, MMFUSER], allow_pickle=True)
     (adapter / "adapter_config.json").write_text(json.dumps({"r": 4}))
     with pytest.raises(ConversionError, match="lora_alpha None is not a number"):

@@ -34,7 +34,8 @@ LAYERS = (
     {"convert"},
     {"facade"},
     {"evaluate", "serve"},
-    {"jobs", "aot"},
+    {"aot"},
+    {"jobs"},
     {"bench"},
 )
 

@@ -22,6 +22,8 @@ from mmfuser_jax.serve.chat import Chat
 from tests.test_sinks import board
 from tests.test_train import tiny_run
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 
 def prediction(truth, answer, kind="color", image=None):
     return Prediction("r", image, "what?", truth, answer, {"type": kind})

@@ -259,12 +259,12 @@ def test_bad_records_are_counted_logged_once_and_capped(pictures, words, tmp_pat
     assert tally.counts["seen"] == sum(report.seen for _, report in batches)
     caplog.clear()
     with caplog.at_level(logging.WARNING, "mmfuser_jax"):  # the same id in two files
-        Tally(1.0).add(Report(2, 0, (Rejected("row 0", "bad_json", "a:0"), Rejected("row 0", "bad_json", "b:0"))))
+        Tally(1.0).add(Report(2, 0, (Rejected("row 0", "bad_json", "a:0"), Rejected("row 0", "bad_json", "b:0")), ()))
     assert len(caplog.messages) == 2
     with pytest.raises(RecordError, match=r"11 of 11 records could not be used, more than max_bad_fraction=0\.01"):
-        Tally(0.01).add(Report(11, 0, (Rejected("a", "bad_image", "a: broken"),) * 11))
+        Tally(0.01).add(Report(11, 0, (Rejected("a", "bad_image", "a: broken"),) * 11, ()))
     with pytest.raises(RecordError, match="1 of 5"):
-        Tally(0.0).add(Report(5, 0, (Rejected("a", "bad_image", "a: broken"),)))
+        Tally(0.0).add(Report(5, 0, (Rejected("a", "bad_image", "a: broken"),), ()))
 
 
 def test_damaged_pictures_are_never_more_than_refused(words, tmp_path, rng):
@@ -323,7 +323,7 @@ def test_an_empty_row_where_a_picture_broke_off(words, tmp_path):
     batch, report = Assemble(ROW, Augmentation(), 1).map([Row((item,))])
     assert (batch.segment_ids == 0).all()
     assert (batch.targets == -100).all()
-    assert report == Report(1, 0, report.rejected)
+    assert report == Report(1, 0, report.rejected, ())
     assert report.rejected[0].detail.startswith("record r: ")
 
 

@@ -13,7 +13,7 @@ import orbax.checkpoint as ocp
 
 from tests.conftest import ROOT
 
-WALL_CLOCK = {"data_seconds", "tokens_per_second", "step_seconds", "elapsed_seconds"}
+WALL_CLOCK = {"data_seconds", "tokens_per_second", "step_seconds", "elapsed_seconds", "goodput"}
 COMMAND = [
     sys.executable,
     str(ROOT / "launch" / "train.py"),

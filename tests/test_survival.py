@@ -22,6 +22,8 @@ from tests.conftest import ROOT
 from tests.test_resume import WALL_CLOCK
 from tests.test_train import tiny_run
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 
 def config():
     """Six steps of one stage, each validated, a checkpoint every second one, all of them kept."""
@@ -33,18 +35,6 @@ def config():
 def norm_of_parameters(stage, model, params, tokenizer):
     """A number that depends on the parameters."""
     return {"norm": float(sum(np.square(np.asarray(x)).sum() for x in jax.tree.leaves(params)))}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _compiled_once(tmp_path_factory):
-    """Every run has the same two train steps."""
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (str(tmp_path_factory.mktemp("compiled")), 0.0), strict=True):
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +167,18 @@ def test_a_signal_ends_validation_which_is_made_up_for(untouched, tmp_path):
     assert_ends_alike(untouched, tmp_path)
 
 
+def test_the_best_checkpoint_stays_beside_the_newest(tmp_path):
+    losses = {2: 3.0, 4: 1.0, 6: 2.0, 8: 2.0}
+    run = tiny_run(steps=16, keep=1, validate_every=2, keep_best="loss")
+    run.stage_order = ("finetune",)
+    numbers = iter([*losses.values()] * 2)
+    train(run.to_dict(), tmp_path, lambda *_: {"loss": next(numbers)})
+    assert checksums.steps(tmp_path / "checkpoints") == [8, 4]
+    run.keep_best = "bleu"
+    with pytest.raises(TrainingError, match="keep_best='bleu', but validation gives loss"):
+        train(run.to_dict(), tmp_path / "other", lambda *_: {"loss": 1.0})
+
+
 def test_one_run_at_a_time(tmp_path):
     with locked(tmp_path), pytest.raises(TrainingError, match=rf"a run is going on here \(process {os.getpid()} on "):
         train(config(), tmp_path)
@@ -199,6 +201,28 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(untouched, tmp_path, monkeyp
     monkeypatch.undo()
     assert checksums.check(tmp_path / "checkpoints" / "2") == checksums.Findings(True, ())
     assert_ends_alike(untouched, tmp_path)
+
+
+def test_fewer_devices_go_on_alike(untouched, tmp_path):
+    """Eight, then four, then one: the same losses, to rounding."""
+    workdir = copy_without(untouched, tmp_path, 4, 6)
+    code = "import sys; from pathlib import Path; from tests.test_survival import *; " + (
+        "train(config(), Path(sys.argv[1]), norm_of_parameters)"
+    )
+    for count, lost in ((4, (6,)), (1, ())):
+        environment = os.environ | {"MMFUSER_TEST_DEVICES": str(count)}
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(workdir)], cwd=ROOT, env=environment, capture_output=True
+        )
+        assert done.returncode == 0, done.stderr.decode()
+        for step in lost:
+            shutil.rmtree(workdir / "checkpoints" / str(step))
+    numbers = [
+        [row.get("loss", 0) or row["validation"]["norm"] for row in rows(path)] for path in (workdir, untouched[0])
+    ]
+    assert len(numbers[0]) == 12
+    np.testing.assert_allclose(*numbers, rtol=1e-6)
+    assert numbers[0] != numbers[1], "another order of sums must show, or nothing has changed"
 
 
 def checkpoint_command(*arguments):

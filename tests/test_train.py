@@ -38,6 +38,8 @@ from mmfuser_jax.train.state import abstract_state, init_state, initial_params, 
 from mmfuser_jax.train.step import make_train_step
 from tests.helpers import random_batch, random_params, relative, run
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
+
 EVERYTHING = OptimizerConfig(rules=(Rule(".*", 1e-3),), steps=1)
 
 

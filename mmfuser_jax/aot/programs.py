@@ -53,12 +53,12 @@ def train_program(run: RunConfig, stage: Stage, mesh: Mesh) -> Program:
     """
     model = VLM(run.model, jnp.dtype(run.dtype), run.remat)
     params = stage_params(abstract_params(model, mesh), stage.optimizer, model.dtype)
-    state = abstract_state(params, stage.optimizer, mesh)
+    state = abstract_state(params, stage.optimizer, mesh, run.guard)
     model = model.clone(config=run.model_of(stage))
     _check_divides(stage, mesh)
     branches = stage.conversations > 1
     batch = abstract_batch(model, stage.batch_size, stage.row.length, stage.row.tiles, mesh, branches=branches)
-    step: Any = make_train_step(model, stage.optimizer, mesh, state, stage.accumulate)
+    step: Any = make_train_step(model, stage.optimizer, mesh, state, stage.accumulate, run.guard)
     rows, length, images = stage.batch_size, stage.row.length, stage.batch_size * stage.row.tiles
     flops = stage_flops(model, stage, params)
     return Program(stage.name, rows, length, rows * length, images, flops, lambda: step.lower(state, batch))

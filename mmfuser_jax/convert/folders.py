@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mmfuser_jax import files, hub
-from mmfuser_jax.convert import configs
+from mmfuser_jax.convert import adapters, configs
 from mmfuser_jax.convert.errors import ConversionError
 from mmfuser_jax.convert.layouts import LORA, detect
-from mmfuser_jax.convert.source import Tensors, merge_lora, open_folder, split_lora
+from mmfuser_jax.convert.source import Tensors, has_weights, open_folder
 from mmfuser_jax.convert.tables import Prefixes
+from mmfuser_jax.models import LoraConfig
 
 
 @dataclasses.dataclass
@@ -22,6 +23,7 @@ class Folder:
     Attributes:
       overlay: its tensors replace those of other sources (a stage-1 projector, what a LoRA run trained in full).
       factors: LoRA factors to merge into the other sources' weights.
+      lora: what they are in our model, where they are kept and stand among the tensors.
     """
 
     path: Path
@@ -30,6 +32,7 @@ class Folder:
     prefixes: Prefixes
     overlay: bool = False
     factors: Tensors = dataclasses.field(default_factory=dict)
+    lora: LoraConfig | None = None
 
     @property
     def describes_model(self) -> bool:
@@ -42,8 +45,10 @@ class Folder:
         return str(self.path / "config.json")
 
 
-def open_folders(sources: Sequence[str | Path], allow_pickle: bool) -> list[Folder]:
-    """Opens the sources of one model, adds what they name and lack, and merges adapters; the describing one comes first.
+def open_folders(sources: Sequence[str | Path], allow_pickle: bool, keep_adapters: bool = False) -> list[Folder]:
+    """Opens the sources of one model, adds what they name and lack, and merges adapters if they are not to be kept.
+
+    The one that describes the model comes first.
 
     Raises:
       ConversionError: no source, or a base or vision tower that cannot be found.
@@ -51,7 +56,7 @@ def open_folders(sources: Sequence[str | Path], allow_pickle: bool) -> list[Fold
     folders = [_open(hub.local_folder(source), allow_pickle) for source in sources]
     if not folders:
         raise ConversionError("no source given")
-    folders = _with_vision_tower(_with_base(folders, allow_pickle), allow_pickle)
+    folders = _with_vision_tower(_with_base(folders, allow_pickle, keep_adapters), allow_pickle)
     return sorted(folders, key=lambda folder: not folder.describes_model)
 
 
@@ -72,27 +77,40 @@ def _open(path: Path, allow_pickle: bool) -> Folder:
     folder = path if path.is_dir() else path.parent
     fields = read_json(folder / "config.json")
     if any(LORA.fullmatch(key) for key in tensors):
-        factors, rest = split_lora(tensors)
-        return Folder(folder, fields, rest, detect(rest) if rest else Prefixes(), True, factors)
+        factors, rest = adapters.split_lora(tensors)
+        return Folder(folder, fields, rest, _beside_adapters(rest), True, factors)
     prefixes = detect(tensors)
     alone = prefixes.projector is not None and not any(key.endswith("input_layernorm.weight") for key in tensors)
     return Folder(folder, fields, tensors, prefixes, overlay=alone)
 
 
-def _with_base(folders: list[Folder], allow_pickle: bool) -> list[Folder]:
-    """Adds an adapter's base model where it was not given, and merges the adapter into it."""
+def _beside_adapters(tensors: Tensors) -> Prefixes:
+    """Where the tensors that were trained in full are; of a language model perhaps a norm, and no embedding."""
+    prefixes = detect(tensors) if tensors else Prefixes()
+    if prefixes.llm is None and any(key.startswith(("model.layers.", "model.norm.", "lm_head.")) for key in tensors):
+        return dataclasses.replace(prefixes, llm="model.", head="lm_head")
+    return prefixes
+
+
+def _with_base(folders: list[Folder], allow_pickle: bool, keep: bool) -> list[Folder]:
+    """Adds an adapter's base model where it was not given, and merges the adapter into it or keeps it."""
     for adapted in [folder for folder in folders if folder.factors]:
-        adapter = read_json(adapted.path / "adapter_config.json")
+        adapter = read_json(adapted.path / adapters.CONFIG)
         if not adapter:
-            raise ConversionError(f"{adapted.path}: LoRA factors without an adapter_config.json")
+            raise ConversionError(f"{adapted.path}: LoRA factors without an {adapters.CONFIG}")
         if not any(folder.prefixes.llm is not None and not folder.overlay for folder in folders):
             base = adapter.get("base_model_name_or_path")
             if not isinstance(base, str) or not base:
                 raise ConversionError(f"{adapted.path}: a LoRA adapter needs its base model: add --source=BASE")
             folders = [*folders, _open(hub.local_folder(base), allow_pickle)]
+        if keep:
+            adapted.lora = adapters.lora_config(adapted.factors, adapter)
+            adapted.tensors |= adapters.kept_factors(adapted.factors)
+            adapted.prefixes = dataclasses.replace(adapted.prefixes, adapter=f"{adapters.PREFIX}model.")
+            continue
         for folder in folders:
-            if folder.prefixes.llm is not None and not folder.overlay:
-                folder.tensors = merge_lora(folder.tensors, adapted.factors, adapter)
+            if (llm := folder.prefixes.llm) is not None and not folder.overlay:
+                folder.tensors = adapters.merge_lora(folder.tensors, llm, adapted.factors, adapter)
     return folders
 
 
@@ -116,12 +134,15 @@ def _with_vision_tower(folders: list[Folder], allow_pickle: bool) -> list[Folder
 
 
 def tower_folder(folder: Folder, weights: bool = True) -> Path | None:
-    """Folder of the vision tower that a LLaVA config names: inside it, anywhere, or on the hub."""
+    """Folder of the vision tower that a LLaVA config names: inside it, anywhere, or on the hub.
+
+    Adapters come with the shape of their tower alone, which will do without `weights`.
+    """
     name = folder.fields.get("mm_vision_tower")
     if not isinstance(name, str):
         return None
     for path in (folder.path / name, folder.path / "clip", Path(name)):
-        if (path / "config.json").exists():
+        if (path / "config.json").exists() and (not weights or has_weights(path)):
             return path
     try:
         return hub.local_folder(name, weights) if hub.is_id(name) else None

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from mmfuser_jax import model_folder
 from mmfuser_jax.convert.errors import ConversionError
-from mmfuser_jax.convert.reading import open_checkpoint
+from mmfuser_jax.convert.reading import TorchCheckpoint, open_checkpoint
 from mmfuser_jax.convert.to_ours import relayout, write_model_folder
+from mmfuser_jax.convert.to_peft import write_adapter_folder
 from mmfuser_jax.convert.to_torch import write_torch_folder
 from mmfuser_jax.data.conversation import get_template
 
@@ -26,6 +27,8 @@ def convert(
     scan: bool = False,
     step: int | None = None,
     dtype: str = "",
+    adapters: str = "",
+    base: str = "",
     allow_pickle: bool = False,
     verify: bool = False,
 ) -> None:
@@ -34,9 +37,11 @@ def convert(
     Args:
       sources: one of our model folders, or torch folders that make up one model.
       target: folder to make.
-      to: "orbax" (our model folder), "llava" or "hf".
+      to: "orbax" (our model folder), "llava", "hf" or "peft" (the adapters of a model folder of ours).
       template, scan, allow_pickle: see `to_ours.write_model_folder` and `reading.open_checkpoint`.
       step, dtype: see `to_torch.write_torch_folder`.
+      adapters: what "orbax" does with LoRA adapters: "merge" or "keep"; "" merges PyTorch's and keeps ours.
+      base: see `to_peft.write_adapter_folder`.
       verify: print the report of `verify.check`.
 
     Raises:
@@ -46,12 +51,33 @@ def convert(
         raise ConversionError("no --target given")
     target, sources = target.expanduser(), [str(Path(source).expanduser()) for source in sources]
     ours = any(map(_is_ours, sources))
-    _check_options(ours, len(sources), to, template=template, scan=scan, step=step, dtype=dtype, verify=verify)
+    if template:
+        get_template(template)
+    refuse = {
+        "a model folder of ours converts alone; give one --source": ours and len(sources) > 1,
+        "--template is for PyTorch sources; a model folder of ours has its own": ours and template,
+        "--step is for model folders of ours": not ours and step is not None,
+        "--scan is for --to=orbax": scan and to != "orbax",
+        "--dtype is for --to=llava, --to=hf and --to=peft": dtype and to == "orbax",
+        "--to=peft is for model folders of ours": to == "peft" and not ours,
+        "--base is for --to=peft": base and to != "peft",
+        "--adapters is for --to=orbax; other layouts have them merged, or nothing else": adapters and to != "orbax",
+        "--verify compares whole models; put the adapters and their base together again first": verify and to == "peft",
+        "--verify compares PyTorch with ours: one of the two folders must be of either kind": verify
+        and ours == (to == "orbax"),
+    }
+    if problem := next((message for message, wrong in refuse.items() if wrong), None):
+        raise ConversionError(problem)
     if not (verify and target.exists()):
-        if ours:
-            _from_ours(Path(sources[0]), target, to, scan, step, dtype)
+        if not ours:
+            checkpoint = open_checkpoint(sources, allow_pickle=allow_pickle, keep_adapters=adapters == "keep")
+            _from_torch(checkpoint, target, to, template, scan, dtype)
+        elif to == "orbax":
+            relayout(Path(sources[0]), target, scan=scan, step=step, merge=adapters == "merge")
+        elif to == "peft":
+            write_adapter_folder(Path(sources[0]), target, base=base, step=step, dtype=dtype)
         else:
-            _from_torch(sources, target, to, template, scan, dtype, allow_pickle)
+            write_torch_folder(Path(sources[0]), target, to, step=step, dtype=dtype)
         LOG.info("wrote %s", target)
     if verify:
         from mmfuser_jax.convert.verify import check
@@ -60,37 +86,7 @@ def convert(
         check(Path(model), torch, allow_pickle=allow_pickle, step=step)
 
 
-def _check_options(
-    ours: bool, sources: int, to: str, *, template: str, scan: bool, step: int | None, dtype: str, verify: bool
-) -> None:
-    """Refuses what would be ignored."""
-    if template:
-        get_template(template)
-    problems = {
-        "a model folder of ours converts alone; give one --source": ours and sources > 1,
-        "--template is for PyTorch sources; a model folder of ours has its own": ours and template,
-        "--step is for model folders of ours": not ours and step is not None,
-        "--scan is for --to=orbax": scan and to != "orbax",
-        "--dtype is for --to=llava and --to=hf": dtype and to == "orbax",
-        "--verify compares PyTorch with ours: one of the two folders must be of either kind": verify
-        and ours == (to == "orbax"),
-    }
-    for message, wrong in problems.items():
-        if wrong:
-            raise ConversionError(message)
-
-
-def _from_ours(source: Path, target: Path, to: str, scan: bool, step: int | None, dtype: str) -> None:
-    if to == "orbax":
-        relayout(source, target, scan=scan, step=step)
-    else:
-        write_torch_folder(source, target, to, step=step, dtype=dtype)
-
-
-def _from_torch(
-    sources: Sequence[str], target: Path, to: str, template: str, scan: bool, dtype: str, allow_pickle: bool
-) -> None:
-    checkpoint = open_checkpoint(sources, allow_pickle=allow_pickle)
+def _from_torch(checkpoint: TorchCheckpoint, target: Path, to: str, template: str, scan: bool, dtype: str) -> None:
     if to == "orbax":
         write_model_folder(checkpoint, target, template=template, scan=scan)
         return

@@ -131,19 +131,28 @@ class TorchCheckpoint:
             yield path, whole
 
 
-def open_checkpoint(sources: Sequence[str | Path], *, allow_pickle: bool = False) -> TorchCheckpoint:
+def open_checkpoint(
+    sources: Sequence[str | Path], *, allow_pickle: bool = False, keep_adapters: bool = False
+) -> TorchCheckpoint:
     """Opens one model from one or more folders (or hub ids): a base, a vision tower, a stage-1 projector, an adapter.
+
+    Args:
+      sources: the folders.
+      allow_pickle: read `.bin` files, see `source.open_folder`.
+      keep_adapters: LoRA adapters become those of the model; without, they are merged into the weights they change.
 
     Raises:
       ConversionError: anything that does not fit together, with the names of what does not.
     """
-    folders = open_folders(sources, allow_pickle)
+    folders = open_folders(sources, allow_pickle, keep_adapters)
     parts = tuple(dict.fromkeys(part for folder in folders for part in folder.prefixes.parts))
     config = _config(folders, parts)
     config = processor.with_statistics(config, [folder.path for folder in folders])
     aspect = processor.aspect(folders[0].fields, folders[0].path)
     if aspect != "anyres":  # LLaVA-1.6's code leaves the sizes in the config of models that never tile
         config = dataclasses.replace(config, grid_pinpoints=())
+    if lora := next((folder.lora for folder in folders if folder.lora), None):
+        config = dataclasses.replace(config, llm=dataclasses.replace(config.llm, lora=lora))
     _check_depths(config, folders)
     shapes = _shapes(config, parts)
     params, unused = _match(config, folders, shapes)

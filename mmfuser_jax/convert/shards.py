@@ -47,17 +47,22 @@ def write_shards(entries: dict[str, Entry], folder: Path, limit: int = SHARD_BYT
     total = sum(entry.nbytes for entry in entries.values())
     with byte_bar("writing", total) as bar:
         for name, shard in zip(names, shards, strict=True):
-            tensors = {}
-            for key, entry in shard.items():
-                tensors[key] = entry.make()
-                bar(tensors[key].nbytes)
-            save_file(tensors, folder / name, metadata={"format": "pt"})
-            (folder / name).chmod(0o644)  # safetensors leaves it readable by its owner alone
+            write_file(shard, folder / name, bar)
     if len(shards) > 1:
         weight_map = {key: name for name, shard in zip(names, shards, strict=True) for key in sorted(shard)}
         write_json(
             folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": weight_map}
         )
+
+
+def write_file(entries: dict[str, Entry], path: Path, bar: Callable[[int], None] = lambda _: None) -> None:
+    """One safetensors file, all of it in memory at once; `bar` hears the bytes of every tensor that was made."""
+    tensors = {}
+    for key, entry in entries.items():
+        tensors[key] = entry.make()
+        bar(tensors[key].nbytes)
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors leaves it readable by its owner alone
 
 
 def write_json(path: Path, fields: dict[str, Any]) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from mmfuser_jax.convert.errors import ConversionError, listed
-from mmfuser_jax.convert.layouts import LORA
 
 SAFETENSORS_DTYPES = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,
@@ -189,55 +188,3 @@ def _load_pickle(file: Path) -> dict[str, Any]:
     if odd:
         raise ConversionError(f"{file}: no plain tensors under names: {listed(odd)}")
     return state
-
-
-def split_lora(tensors: Tensors) -> tuple[Tensors, Tensors]:
-    """(adapter factors, other tensors with PEFT's `base_model.model.` taken off) of a LoRA folder."""
-    factors = {key: tensor for key, tensor in tensors.items() if LORA.fullmatch(key)}
-    rest = {key.removeprefix("base_model.model."): tensors[key] for key in tensors.keys() - factors.keys()}
-    return factors, rest
-
-
-def merge_lora(base: Tensors, factors: Tensors, adapter: dict[str, Any]) -> Tensors:
-    """`base` with every adapted weight W replaced by W + scale * B A (arXiv 2106.09685, equation 3), when read.
-
-    Args:
-      base: tensors by key, as in the adapter's base model.
-      factors: PEFT adapter keys, A [r, in] and B [out, r].
-      adapter: adapter_config.json: `lora_alpha`, `r`, `use_rslora`.
-
-    Raises:
-      ConversionError: a factor without partner or base weight, wrong shapes, or an adapter that is not plain LoRA.
-    """
-    alpha = adapter.get("lora_alpha")
-    if not isinstance(alpha, int | float):
-        raise ConversionError(f"adapter_config.json: lora_alpha {alpha!r} is not a number")
-    odd = [name for name in ("use_dora", "fan_in_fan_out", "alpha_pattern", "rank_pattern") if adapter.get(name)]
-    if odd or adapter.get("peft_type", "LORA") != "LORA":
-        raise ConversionError(
-            f"adapter_config.json: only plain LoRA merges; this one has {listed(odd or ['peft_type'])}"
-        )
-    pairs: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in factors.items():
-        if match := LORA.fullmatch(key):
-            pairs.setdefault(f"{match[1]}.weight", {})[match[2]] = tensor
-    lonely = [key for key, pair in pairs.items() if pair.keys() != {"A", "B"} or key not in base]
-    if lonely:
-        raise ConversionError(f"LoRA factors without partner or base weight: {listed(lonely)}")
-    merged = dict(base)
-    for key, pair in pairs.items():
-        weight, down, up = base[key], pair["A"], pair["B"]
-        flat = any(len(factor.shape) != 2 or 0 in factor.shape for factor in (up, down))
-        if flat or (up.shape[0], down.shape[1]) != weight.shape or up.shape[1] != down.shape[0]:
-            raise ConversionError(f"{key}: LoRA B {up.shape} times A {down.shape} does not fit weight {weight.shape}")
-        rank = down.shape[0]
-        scale = alpha / (rank**0.5 if adapter.get("use_rslora") else rank)
-        read = functools.partial(_read_merged, weight, down, up, scale)
-        merged[key] = dataclasses.replace(weight, read=read)
-    return merged
-
-
-def _read_merged(weight: Tensor, down: Tensor, up: Tensor, scale: float) -> np.ndarray:
-    # float32, rounded once: adding in 16 bits would round twice.
-    change = up.read().astype(np.float32) @ down.read().astype(np.float32)
-    return (weight.read().astype(np.float32) + np.float32(scale) * change).astype(weight.dtype)

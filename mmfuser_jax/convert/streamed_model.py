@@ -15,6 +15,7 @@ import numpy as np
 from mmfuser_jax import model_folder
 from mmfuser_jax.checkpoint import StoredParams
 from mmfuser_jax.convert.errors import ConversionError, listed
+from mmfuser_jax.convert.merging import MergedParams
 from mmfuser_jax.convert.probe import At, Probe, Stage
 from mmfuser_jax.data.packing import expand_images
 from mmfuser_jax.models import VLM, VlmConfig
@@ -33,15 +34,16 @@ class StreamedModel:
         """Opens a model folder.
 
         Args:
-          folder: model folder with unrolled layers, which can be read one at a time.
+          folder: model folder with unrolled layers, which can be read one at a time; adapters are merged.
           step: which checkpoint; None for the newest.
           dtypes: parameters are rounded to these first, by path: what the other side was asked to store.
 
         Raises:
           ModelFolderError, CheckpointError: no model, or no such step.
         """
-        self.config = model_folder.with_layout(model_folder.read_card(folder).config, scan=False)
-        self._stored = StoredParams(folder / model_folder.CHECKPOINTS, step)
+        config = model_folder.with_layout(model_folder.read_card(folder).config, scan=False)
+        self.config = dataclasses.replace(config, llm=config.llm.merged)
+        self._stored = MergedParams(StoredParams(folder / model_folder.CHECKPOINTS, step), config)
         self._dtypes = dtypes
 
     def stages(self, probe: Probe) -> Iterator[Stage]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mmfuser_jax.models import VlmConfig
+from mmfuser_jax.models import LoraConfig, VlmConfig
 
 
 class Kind(enum.Enum):
@@ -74,6 +74,16 @@ LLM = (
 )
 """LLaMA, Vicuna and Mistral, without the output head, whose place differs between layouts."""
 
+ADAPTED = {
+    row.torch.removeprefix("layers.{n}.").removesuffix(".weight"): row.ours.split("/")[-2]
+    for row in LLM
+    if row.ours.endswith("/kernel")
+}
+"""Modules of a decoder layer that LoRA may adapt, and what they are to us: `self_attn.q_proj` is `query`."""
+
+LLM_PREFIXES = ("model.", "language_model.model.", "model.language_model.")
+"""Where models keep their language model: LLaMA and LLaVA, `llava-hf` as in its files, and as in transformers 5."""
+
 LLM_NEVER_READ = ("layers.{n}.self_attn.rotary_emb.inv_freq",)
 """Buffers that old checkpoints carry; computed from the config instead."""
 
@@ -106,6 +116,7 @@ class Prefixes:
       fuser: before the keys of FUSER.
       projector: module name of every dense layer, in order.
       newline: key of the learned vector that ends a row of tiles.
+      adapter: before the keys of the language model's LoRA factors.
     """
 
     vision: str | None = None
@@ -114,6 +125,7 @@ class Prefixes:
     fuser: str | None = None
     projector: tuple[str, ...] | None = None
     newline: str | None = None
+    adapter: str | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -163,6 +175,8 @@ def key_table(config: VlmConfig, prefixes: Prefixes) -> dict[str, Target]:
         if prefixes.head is not None:
             path = None if config.llm.tied_head else "llm/head"  # tied: a copy of the embedding
             table[f"{prefixes.head}.weight"] = Target(path, Kind.IN, "llm:head")
+    if prefixes.adapter is not None and config.llm.lora is not None:
+        add("llm", prefixes.adapter, adapter_rows(config.llm.lora), (), config.llm.depth)
     if prefixes.fuser is not None:
         add("fuser", prefixes.fuser, FUSER, (), 0)
     for index, module in enumerate(prefixes.projector or ()):
@@ -171,6 +185,16 @@ def key_table(config: VlmConfig, prefixes: Prefixes) -> dict[str, Target]:
     if prefixes.newline is not None:
         table[prefixes.newline] = Target("image_newline", Kind.COPY, "image_newline")
     return table
+
+
+def adapter_rows(lora: LoraConfig) -> tuple[Row, ...]:
+    """PEFT's factors of a language model: A [r, in] is `lora_a` [*in, r], B [out, r] is `lora_b` [r, *out]."""
+    return tuple(
+        Row(f"layers.{{n}}.{module}.lora_{factor}.weight", f"decoder/layers_{{n}}/{name}/lora_{factor.lower()}", kind)
+        for module, name in ADAPTED.items()
+        if name in lora.targets
+        for factor, kind in (("A", Kind.OUT), ("B", Kind.IN))
+    )
 
 
 def _expand(rows: tuple[Row, ...], depth: int) -> Iterator[tuple[Row, int]]:

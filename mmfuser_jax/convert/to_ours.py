@@ -20,6 +20,7 @@ from mmfuser_jax import files, layout, model_folder
 from mmfuser_jax.checkpoint import ParamsWriter, StoredParams
 from mmfuser_jax.convert import processor
 from mmfuser_jax.convert.errors import ConversionError
+from mmfuser_jax.convert.merging import MergedParams
 from mmfuser_jax.convert.progress import byte_bar
 from mmfuser_jax.convert.reading import TorchCheckpoint
 from mmfuser_jax.models import VLM
@@ -78,15 +79,20 @@ def write_model_folder(checkpoint: TorchCheckpoint, target: Path, *, template: s
         _carry(checkpoint, draft)
 
 
-def relayout(folder: Path, target: Path, *, scan: bool, step: int | None = None) -> None:
+def relayout(folder: Path, target: Path, *, scan: bool, step: int | None = None, merge: bool = False) -> None:
     """Writes one checkpoint of a model folder into a new one, with equal layers stacked or not.
+
+    With `merge`, adapters are merged into the kernels, and quantised kernels become numbers.
 
     Raises:
       ConversionError: `target` exists.
       ModelFolderError, CheckpointError: `folder` is no model, or has no such step.
     """
     card = model_folder.read_card(folder)
-    stored = StoredParams(folder / model_folder.CHECKPOINTS, step)
+    as_it_is = StoredParams(folder / model_folder.CHECKPOINTS, step)
+    stored = MergedParams(as_it_is, card.config) if merge else as_it_is
+    if merge:
+        card = dataclasses.replace(card, config=dataclasses.replace(card.config, llm=card.config.llm.merged))
     card = dataclasses.replace(card, config=model_folder.with_layout(card.config, scan))
     wanted = {path: leaf.unbox() for path, leaf in flatten(boxed_params(VLM(card.config))).items()}
     with whole_folder(target) as draft:
@@ -102,7 +108,7 @@ def relayout(folder: Path, target: Path, *, scan: bool, step: int | None = None)
         for name in (model_folder.TOKENIZER, TORCH):
             if (folder / name).is_dir():
                 shutil.copytree(folder / name, draft / name)
-        if (folder / CHECKSUMS).exists():
+        if (folder / CHECKSUMS).exists() and not merge:
             shutil.copyfile(folder / CHECKSUMS, draft / CHECKSUMS)
 
 

@@ -19,6 +19,7 @@ from mmfuser_jax.convert import configs, processor, vocabulary
 from mmfuser_jax.convert.errors import ConversionError, listed
 from mmfuser_jax.convert.folders import read_json
 from mmfuser_jax.convert.layouts import hf_prefixes, llava_prefixes
+from mmfuser_jax.convert.merging import MergedParams
 from mmfuser_jax.convert.reading import TEMPLATE_FIELD, digest
 from mmfuser_jax.convert.shards import Entry, write_json, write_shards
 from mmfuser_jax.convert.tables import (
@@ -49,13 +50,19 @@ class Exporter:
     """A model folder seen as torch tensors.
 
     Attributes:
-      config: shape of the model.
+      config: shape of the model, as one without adapters and with kernels in numbers.
       stored: its parameters.
       original: config.json that the model came with; empty for one that never was in torch.
     """
 
-    def __init__(self, folder: Path, step: int | None = None, dtype: str = "") -> None:
-        """Opens a model folder; `dtype` turns all floating point tensors into it, "" leaves them as stored.
+    def __init__(self, folder: Path, step: int | None = None, dtype: str = "", *, merge: bool = True) -> None:
+        """Opens a model folder.
+
+        Args:
+          folder: model folder.
+          step: which checkpoint; None for the newest.
+          dtype: turns all floating point tensors into it, "" leaves them as stored.
+          merge: merge adapters into kernels in numbers; without, there are only the adapters and what needs no merging.
 
         Raises:
           ModelFolderError, CheckpointError, ConversionError: no model folder, not a whole model, unknown dtype.
@@ -63,8 +70,11 @@ class Exporter:
         if dtype and dtype not in DTYPES:
             raise ConversionError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
         self.card = model_folder.read_card(folder)
-        self.config = self.card.config
-        self.stored = StoredParams(folder / model_folder.CHECKPOINTS, step)
+        self.config = dataclasses.replace(self.card.config, llm=self.card.config.llm.merged)
+        stored = StoredParams(folder / model_folder.CHECKPOINTS, step)
+        merged = MergedParams(stored, self.card.config)
+        self.stored = merged if merge else stored
+        self._made = merged.made
         self._dtype = np.dtype(DTYPES[dtype]) if dtype else None
         self._unused = folder / TORCH / UNUSED
         self.original = read_json(folder / TORCH / "config.json")
@@ -81,8 +91,8 @@ class Exporter:
         """Name of the tensors' dtype."""
         return str(self._dtype or next(iter(self.stored.shapes.values())).dtype)
 
-    def entries(self, prefixes: Prefixes) -> dict[str, Entry]:
-        """Every tensor of a layout by key.
+    def entries(self, prefixes: Prefixes, wanted: Callable[[Target], bool] = lambda _: True) -> dict[str, Entry]:
+        """Every tensor of a layout by key; of those only the `wanted`.
 
         Raises:
           ConversionError: the checkpoint lacks some.
@@ -90,7 +100,9 @@ class Exporter:
         entries: dict[str, Entry] = {}
         missing = []
         kept = self._kept
-        for key, target in key_table(self.config, prefixes).items():
+        for key, target in key_table(self.card.config, prefixes).items():
+            if not wanted(target):
+                continue
             entry = self._param(target) or kept.get(target.home) or self._neutral(target, bool(kept))
             if entry is not None:
                 entries[key] = entry
@@ -112,7 +124,7 @@ class Exporter:
         def make() -> np.ndarray:
             arrays = {path: self._read(path) for path, _ in found}
             tensor = to_torch(layout.assemble(arrays, found), target.kind, shape)
-            known = self._checksums.get(target.home)
+            known = None if found[0][0] in self._made else self._checksums.get(target.home)
             if known is not None and known != digest(tensor):
                 raise ConversionError(f"{target.path}: damaged on disk (its checksum is not the one it was saved with)")
             return tensor.astype(dtype, copy=False)
@@ -174,23 +186,23 @@ def write_torch_folder(folder: Path, target: Path, to: str, *, step: int | None 
     prefixes = LAYOUTS[to](exporter.config)
     entries = exporter.entries(prefixes)
     with whole_folder(target) as draft:
-        _copy_texts(folder, draft)
+        copy_texts(folder, draft)
         if to == "hf":
             entries, token = vocabulary.with_image_token(
                 entries, prefixes, exporter.config, draft, _original(exporter, "hf")
             )
             rows = entries[f"{prefixes.llm}embed_tokens.weight"].shape[0]
             config = dataclasses.replace(exporter.config, llm=dataclasses.replace(exporter.config.llm, vocab_size=rows))
-            _write_config(draft, exporter, config, configs.hf_fields(config, token))
+            write_config(draft, exporter, configs.hf_fields(config, token), config)
             _write_hf_processor(draft, folder, exporter)
         else:
             made = configs.llava_fields(exporter.config, exporter.card.aspect, exporter.card.im_start_end)
-            _write_config(draft, exporter, exporter.config, made)
+            write_config(draft, exporter, made)
             _write_clip_folder(folder, draft / "clip", exporter)
         write_shards(entries, draft)
 
 
-def _copy_texts(folder: Path, draft: Path) -> None:
+def copy_texts(folder: Path, draft: Path) -> None:
     """Tokenizer, generation settings and chat template."""
     tokenizer = folder / model_folder.TOKENIZER
     if tokenizer.is_dir():
@@ -207,8 +219,16 @@ def _original(exporter: Exporter, to: str) -> dict[str, Any]:
     return exporter.original if configs.is_hf(exporter.original) == (to == "hf") else {}
 
 
-def _write_config(draft: Path, exporter: Exporter, config: VlmConfig, made: dict[str, Any]) -> None:
-    """config.json: the original word for word where it still describes the model, else `made` around it."""
+def write_config(draft: Path, exporter: Exporter, made: dict[str, Any], config: VlmConfig | None = None) -> None:
+    """config.json: the original word for word where it still describes the model, else `made` around it.
+
+    Args:
+      draft: folder to write it into.
+      exporter: the model.
+      made: fields that describe it.
+      config: its shape as written, where that differs from the exporter's.
+    """
+    config = config or exporter.config
     before = _original(exporter, "hf" if configs.is_hf(made) else "llava")
     made |= {"torch_dtype": exporter.dtype, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     said = exporter.original.get("text_config", exporter.original)  # in whichever layout it came
@@ -249,11 +269,11 @@ def _write_clip_folder(folder: Path, draft: Path, exporter: Exporter) -> None:
     same = before and _is_tower(configs.vision_config(before), exporter.config)
     made = {"architectures": ["CLIPVisionModel"], **configs.vision_fields(vision)}
     write_json(draft / "config.json", before if same else made)
-    _write_processor(folder, draft, exporter)
+    write_processor(folder, draft, exporter)
     write_shards(exporter.entries(Prefixes(vision="vision_model.")), draft)
 
 
-def _write_processor(folder: Path, draft: Path, exporter: Exporter) -> None:
+def write_processor(folder: Path, draft: Path, exporter: Exporter) -> None:
     """The image processor it came with, or one made from the pixel statistics."""
     original = processor.find([folder / TORCH])
     if original is not None:

@@ -97,11 +97,12 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What went into a batch: records looked at, those cut to fit, and those that could not be used."""
+    """What went into a batch: records looked at, those cut to fit, those that could not be used, and ids of the others."""
 
     seen: int
     truncated: int
     rejected: tuple[Rejected, ...]
+    used: tuple[str, ...]
 
 
 class Encode(grain.transforms.RandomMap):
@@ -162,7 +163,9 @@ class Assemble(grain.transforms.Map):
         fmt = self._format
         batch = pack_rows(rows, self._length(rows), fmt.tiles, fmt.images)
         seen = len(drawn) + sum(len(row.rejected) for row in element)
-        return batch, Report(seen, sum(x.truncated for x in drawn), tuple(rejected))
+        refused = {x.id for x in rejected}
+        used = tuple(x.id for x in drawn if x.id not in refused)
+        return batch, Report(seen, sum(x.truncated for x in drawn), tuple(rejected), used)
 
     def _length(self, rows: Sequence[Sequence[Example]]) -> int:
         if not self._bucket:

@@ -8,10 +8,10 @@ and the optimizer are left out: they are well under 1 %.
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Collection, Mapping
 
+from mmfuser_jax.models.quantized import FORMATS, weights
 from mmfuser_jax.models.vlm import VlmConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -23,7 +23,7 @@ PARTS = ("vision_encoder", "fuser", "projector", "llm", "head")
 BLOCKS = ("vision_encoder", "llm")
 """Parts whose blocks can be rematerialised."""
 
-MATRIX = re.compile(r".*/(kernel|lora_[ab]|head)$")
+MATRIX = re.compile(rf".*/(kernel(/({'|'.join(FORMATS)}))?|lora_[ab]|head)$")
 FIRST = re.compile(r"(vision_encoder/patch_embedding|projector/layers_0)/")
 """Matrices that only see the input of their part: with nothing trained before, nobody asks for its gradient."""
 LAST = re.compile(r".*/(mlp_out|down)/")
@@ -87,7 +87,7 @@ def train_flops(
         part = _part(config, path)
         if part not in counts or not (MATRIX.match(path) or part == "head"):
             continue
-        forward = 2.0 * math.prod(shape) * _tokens(config, path, part, rows * length, images)
+        forward = 2.0 * weights(path, shape) * _tokens(config, path, part, rows * length, images)
         before = any(backward[other] for other in PARTS[: PARTS.index(part)])
         asks = before if FIRST.match(path) else backward[part]
         again = part in BLOCKS and backward[part] and remat in ("full", "attention") and not LAST.match(path)
@@ -107,7 +107,7 @@ def decode_flops(config: VlmConfig, shapes: Shapes, *, rows: int, slots: int) ->
     for path, shape in shapes.items():
         part = _part(config, path)
         if part in counts and (MATRIX.match(path) or part == "head"):
-            counts[part] += Flops(2.0 * rows * math.prod(shape))
+            counts[part] += Flops(2.0 * rows * weights(path, shape))
     return counts
 
 

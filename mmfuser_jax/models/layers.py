@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from mmfuser_jax.models.lora import LoraConfig, LoraDense
+from mmfuser_jax.models.quantized import QuantizedDense
 from mmfuser_jax.ops.attention import RESIDUAL
 from mmfuser_jax.ops.product import dense_product
 from mmfuser_jax.sharding import named
@@ -38,23 +39,36 @@ def dense(
     kernel_init: Initializer | None = None,
     bias_init: Initializer | None = None,
     lora: LoraConfig | None = None,
-) -> nn.DenseGeneral | LoraDense:
+    quantize: str = "",
+) -> nn.DenseGeneral | QuantizedDense | LoraDense:
     """A dense layer over the last `in_dims` axes; `axes` names the kernel's axes, inputs first, then `features`.
 
     Parameters are float32, computing happens in `dtype`. Default initialisation: LeCun normal and zero bias. A layer that
-    `lora` names gets an adapter.
+    `lora` names gets an adapter. With `quantize`, a format of `quantized.FORMATS`, the kernel is kept in codes.
+
+    Raises:
+      ValueError: a quantised layer with a bias.
     """
     adapted = lora is not None and name in lora.targets
-    layer = nn.DenseGeneral(
-        features=features,
-        axis=tuple(range(-in_dims, 0)),
-        use_bias=use_bias,
-        dtype=dtype,
-        dot_general=dense_product,
-        kernel_init=named(kernel_init or nn.initializers.lecun_normal(), *axes),
-        bias_init=named(bias_init or nn.initializers.zeros_init(), *axes[in_dims:]),
-        **({"parent": None} if adapted else {"name": name}),
-    )
+    place: Any = {"parent": None} if adapted else {"name": name}
+    axis, init = tuple(range(-in_dims, 0)), kernel_init or nn.initializers.lecun_normal()
+    layer: nn.DenseGeneral | QuantizedDense
+    if quantize:
+        if use_bias:
+            raise ValueError(f"{name}: a quantised layer has no bias")
+        outputs = (features,) if isinstance(features, int) else features
+        layer = QuantizedDense(outputs, axis, tuple(axes), quantize, dtype, init, **place)
+    else:
+        layer = nn.DenseGeneral(
+            features=features,
+            axis=axis,
+            use_bias=use_bias,
+            dtype=dtype,
+            dot_general=dense_product,
+            kernel_init=named(init, *axes),
+            bias_init=named(bias_init or nn.initializers.zeros_init(), *axes[in_dims:]),
+            **place,
+        )
     return LoraDense(layer, tuple(axes), lora, name=name) if lora is not None and adapted else layer
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from mmfuser_jax.models.layers import DType, Stack, dense, rms_norm, stack_outputs
 from mmfuser_jax.models.lora import LoraConfig
+from mmfuser_jax.models.quantized import FORMATS, PACKED
 from mmfuser_jax.ops.attention import Packed, attention, window_mask
 from mmfuser_jax.ops.cross_entropy import TokenLoss, head_cross_entropy
 from mmfuser_jax.sharding import constrain, named
@@ -63,6 +65,7 @@ class LlamaConfig:
       tied_head: the output head is the transposed embedding.
       scan_layers: parameter layout, see `layers.Stack`.
       lora: adapters, or None.
+      quantize: format of `quantized.FORMATS` in which the kernels of the blocks are kept, frozen; "" for numbers.
     """
 
     vocab_size: int
@@ -79,6 +82,7 @@ class LlamaConfig:
     tied_head: bool = False
     scan_layers: bool = False
     lora: LoraConfig | None = None
+    quantize: str = ""
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -87,6 +91,15 @@ class LlamaConfig:
             if self.width % self.heads:
                 raise ValueError(f"llm width {self.width} does not divide by {self.heads} heads")
             object.__setattr__(self, "head_width", self.width // self.heads)
+        if self.quantize not in ("", *FORMATS):
+            raise ValueError(f"llm quantize {self.quantize!r} is not one of {', '.join(FORMATS)}")
+        if self.quantize in PACKED and any(n % 2 for n in (self.width, self.heads * self.head_width, self.mlp_width)):
+            raise ValueError(f"{self.quantize} packs pairs of inputs: the llm's widths must be even")
+
+    @property
+    def merged(self) -> LlamaConfig:
+        """The same model with its adapters merged into kernels that are kept in numbers."""
+        return dataclasses.replace(self, lora=None, quantize="")
 
     def empty_cache(self, rows: int, slots: int, dtype: DType = jnp.float32) -> KVCache:
         """A KVCache for `rows` sequences of at most `slots` tokens."""
@@ -148,20 +161,21 @@ class LlamaBlock(nn.Module):
         lengths: Int[jax.Array, " B"] | None,
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         """Returns the new hidden state, and this layer's (keys, values) [B,S,G,H] where a cache was given."""
-        config = self.config
+        config, linear = self.config, self._linear
         h = rms_norm(config.norm_epsilon, name="attention_norm", dtype=self.dtype)(x)
         attended, cache = self._attend(h, cache, turns, mask, lengths)
         x = x + attended
         h = rms_norm(config.norm_epsilon, name="mlp_norm", dtype=self.dtype)(x)
-        gate, up = (
-            dense(config.mlp_width, ("embed", "mlp"), use_bias=False, name=name, dtype=self.dtype, lora=config.lora)(h)
-            for name in ("gate", "up")
-        )
+        gate, up = (linear(config.mlp_width, ("embed", "mlp"), name=name)(h) for name in ("gate", "up"))
         h = constrain(jax.nn.silu(gate) * up, "batch", "length", "activation_mlp")
-        x = x + dense(config.width, ("mlp", "embed"), use_bias=False, name="down", dtype=self.dtype, lora=config.lora)(
-            h
-        )
+        x = x + linear(config.width, ("mlp", "embed"), name="down")(h)
         return constrain(x, "batch", "length", "activation_embed"), cache
+
+    @property
+    def _linear(self) -> Callable[..., nn.Module]:
+        """Makes the dense layers: without bias, adapted and quantised as the config says."""
+        config = self.config
+        return functools.partial(dense, use_bias=False, dtype=self.dtype, lora=config.lora, quantize=config.quantize)
 
     def _attend(
         self,
@@ -173,14 +187,7 @@ class LlamaBlock(nn.Module):
     ) -> tuple[jax.Array, tuple[jax.Array, jax.Array] | None]:
         config = self.config
         query, key, value = (
-            dense(
-                (heads, config.head_width),
-                ("embed", axis, "head_dim"),
-                use_bias=False,
-                name=name,
-                dtype=self.dtype,
-                lora=config.lora,
-            )(h)
+            self._linear((heads, config.head_width), ("embed", axis, "head_dim"), name=name)(h)
             for name, heads, axis in (
                 ("query", config.heads, "heads"),
                 ("key", config.kv_heads, "kv_heads"),
@@ -194,15 +201,7 @@ class LlamaBlock(nn.Module):
         key, value = (constrain(x, *CACHE_AXES[1:]) for x in (key, value))
         cache = None if cache is None else (key, value)
         h = attention(query, key.astype(self.dtype), value.astype(self.dtype), mask)
-        out = dense(
-            config.width,
-            ("heads", "head_dim", "embed"),
-            in_dims=2,
-            use_bias=False,
-            name="out",
-            dtype=self.dtype,
-            lora=config.lora,
-        )
+        out = self._linear(config.width, ("heads", "head_dim", "embed"), in_dims=2, name="out")
         return out(h), cache
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from flax import linen as nn
 
+from mmfuser_jax.models.quantized import QuantizedDense
 from mmfuser_jax.ops.product import product
 from mmfuser_jax.sharding import named
 from mmfuser_jax.types import Array
@@ -51,7 +52,7 @@ class LoraDense(nn.Module):
       lora: sizes.
     """
 
-    base: nn.DenseGeneral
+    base: nn.DenseGeneral | QuantizedDense
     axes: tuple[str, ...]
     lora: LoraConfig
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 import re
 from collections.abc import Mapping
@@ -17,17 +18,22 @@ from mmfuser_jax.data.rows import Augmentation, RowFormat
 from mmfuser_jax.data.sources import SourceSpec
 from mmfuser_jax.models import VlmConfig
 from mmfuser_jax.models.layers import REMAT_POLICIES
+from mmfuser_jax.train.guard import Guard
 from mmfuser_jax.train.optim import OPTIMIZERS, OptimizerConfig, Rule
 from mmfuser_jax.train.sinks import import_wandb
 
+LOG = logging.getLogger(__name__)
+
 DTYPES = ("float32", "bfloat16")
+ON_BAD_STEP = ("stop", "skip")
 
 RUN_NEUTRAL = re.compile(
-    r"(mesh|keep|log_every|checkpoint_every|validate_every|validation_records|wandb|max_bad_fraction|threads)\b"
+    r"(mesh|keep|keep_best|log_every|checkpoint_every|validate_every|validation_records|wandb|max_bad_fraction|threads|"
+    r"on_bad_step|spike_sigmas|stall_seconds)\b"
     r"|stages\.\w+\.sources\.\w+\.weight$"
 )
-"""Fields that may change when a run is resumed: what changes cost and reports but not what is learnt, and the weights of
-a mixture, which people do change on the way."""
+"""Fields that may change when a run is resumed: what changes cost and reports but not what is learnt, what is done about bad
+steps, and the weights of a mixture, which people do change on the way."""
 
 
 class ConfigError(ValueError):
@@ -92,9 +98,13 @@ class RunConfig:
       validation_records: at most this many, from the start of the split.
       wandb: project in Weights & Biases, "" for none.
       max_new_tokens: of a generated answer.
-      keep: checkpoints kept.
+      keep: newest checkpoints kept.
+      keep_best: number of the validation whose best checkpoint of the newest stage is kept as well: the lowest "loss", or
+        the highest of any other; "" for none.
       max_bad_fraction: of the records seen; with more that cannot be used, the run stops.
       workers, threads: see `data.pipeline.Loading`.
+      guard: what the train step does about bad steps; None where the loop looks for them alone, and stops.
+      stall_seconds: longest silence of a run before it is ended; 0 for any.
       test: scored once, after the last step; None for nothing.
     """
 
@@ -114,9 +124,12 @@ class RunConfig:
     wandb: str
     max_new_tokens: int
     keep: int
+    keep_best: str
     max_bad_fraction: float
     workers: int
     threads: int
+    guard: Guard | None
+    stall_seconds: float
     test: SourceSpec | None
 
     def model_of(self, stage: Stage) -> VlmConfig:
@@ -171,7 +184,13 @@ def parse_run(config: Mapping[str, Any]) -> RunConfig:
             raise ConfigError(f"config.{field}={config[field]} must be at least 1")
     if config["wandb"]:
         import_wandb()
-    names = {field.name for field in dataclasses.fields(RunConfig)} - {"model", "stages", "text_sources", "test"}
+    names = {field.name for field in dataclasses.fields(RunConfig)} - {
+        "model",
+        "stages",
+        "text_sources",
+        "test",
+        "guard",
+    }
     if config["workers"] < 0 or not 0 <= config["max_bad_fraction"] <= 1:
         raise ConfigError("config.workers must not be negative, and config.max_bad_fraction between 0 and 1")
     specs = (spec for fields in config["stages"].values() for spec, _ in _parse_sources(fields).values())
@@ -182,8 +201,18 @@ def parse_run(config: Mapping[str, Any]) -> RunConfig:
         stages=stages,
         text_sources=texts,
         test=test if test.source else None,
+        guard=_parse_guard(config),
         **{name: config[name] for name in names},
     )
+
+
+def _parse_guard(config: Mapping[str, Any]) -> Guard | None:
+    policy, sigmas = config["on_bad_step"], config["spike_sigmas"]
+    if policy not in ON_BAD_STEP:
+        raise ConfigError(f"config.on_bad_step={policy!r} is not one of {', '.join(ON_BAD_STEP)}")
+    if not 0 <= sigmas < math.inf or not 0 <= config["stall_seconds"] < math.inf:
+        raise ConfigError("config.spike_sigmas and config.stall_seconds must not be negative, and finite")
+    return Guard(policy == "skip", sigmas) if policy == "skip" or sigmas else None
 
 
 def _parse_stages(config: Mapping[str, Any], model: VlmConfig) -> tuple[Stage, ...]:
@@ -219,6 +248,8 @@ def _parse_stage(name: str, config: Mapping[str, Any], model: VlmConfig, start: 
     if fields["optimizer"] not in OPTIMIZERS:
         known = ", ".join(OPTIMIZERS)
         raise ConfigError(f"config.stages.{name}.optimizer={fields['optimizer']!r} is not one of {known}")
+    if not 0 <= fields["average"] < 1:
+        raise ConfigError(f"config.stages.{name}.average={fields['average']} must be in [0, 1)")
     rules = _parse_rules(name, fields["rules"])
     if not any(rule.learning_rate for rule in rules):
         raise ConfigError(f"config.stages.{name}.rules train nothing")
@@ -251,6 +282,7 @@ def _parse_stage(name: str, config: Mapping[str, Any], model: VlmConfig, start: 
             epsilon=fields["epsilon"],
             weight_decay=fields["weight_decay"],
             clip_norm=fields["clip_norm"],
+            average=fields["average"],
         ),
     )
 
@@ -287,8 +319,8 @@ def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any
     return flat
 
 
-def check_unchanged(saved: Mapping[str, Any], given: Mapping[str, Any], workdir: Path) -> None:
-    """A workdir belongs to one config, but for the fields in RUN_NEUTRAL.
+def check_unchanged(saved: Mapping[str, Any], given: Mapping[str, Any], workdir: Path, *, allow: bool = False) -> None:
+    """A workdir belongs to one config, but for the fields in RUN_NEUTRAL. What differs is logged where it is allowed.
 
     Raises:
       ConfigError: the configs differ; the message lists the fields.
@@ -299,4 +331,9 @@ def check_unchanged(saved: Mapping[str, Any], given: Mapping[str, Any], workdir:
     changed = [key for key in sorted(compared) if old.get(key, missing) != new.get(key, missing)]
     if changed:
         fields = "; ".join(f"{key}: {old.get(key)!r} → {new.get(key)!r}" for key in changed)
-        raise ConfigError(f"{workdir} holds a run of another config ({fields}); choose another --workdir or delete it")
+        if not allow:
+            raise ConfigError(
+                f"{workdir} holds a run of another config ({fields}); choose another --workdir, or go on with what has "
+                "changed by --allow_changes"
+            )
+        LOG.warning("%s goes on with another config: %s", workdir, fields)

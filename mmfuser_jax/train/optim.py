@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 from flax.traverse_util import flatten_dict, unflatten_dict
+
+from mmfuser_jax.models.quantized import KERNEL
 
 FlatParams = dict[str, Any]
 """Parameters by path, "llm/decoder/layers_0/query/kernel"."""
@@ -45,6 +47,8 @@ class OptimizerConfig:
       b1, b2, epsilon: of Adam.
       weight_decay: decoupled, on matrices only (with muon, on those it orthogonalises).
       clip_norm: of the global gradient norm over all trained parameters; 0 for none.
+      average: decay of an exponential moving average of the trained parameters, which validates and in the end stays;
+        0 for none.
     """
 
     rules: tuple[Rule, ...]
@@ -56,10 +60,11 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     weight_decay: float = 0.0
     clip_norm: float = 0.0
+    average: float = 0.0
 
 
 class RuleError(ValueError):
-    """The table does not cover every parameter, or a row of it covers none."""
+    """The table does not cover every parameter, a row of it covers none, or trains what cannot be."""
 
 
 def flatten(params: Any) -> FlatParams:
@@ -76,13 +81,24 @@ def assign_rules(paths: Iterable[str], rules: Sequence[Rule]) -> dict[str, int]:
     """Index of the first matching row for every path.
 
     Raises:
-      RuleError: a path matches no row, or a row is the first match of no path (a typing error, most likely).
+      RuleError: a path matches no row, a row is the first match of no path (a typing error, most likely), or trains a
+        quantised kernel.
     """
     assigned = {path: _first_match(path, rules) for path in paths}
     idle = [rules[i].pattern for i in range(len(rules)) if i not in assigned.values()]
     if idle:
         raise RuleError(f"rules {idle} match no parameter that an earlier row leaves over")
+    for path, row in assigned.items():
+        if KERNEL.fullmatch(path) and rules[row].learning_rate is not None:
+            raise RuleError(f"rule {rules[row].pattern!r} trains {path}: quantised kernels stay frozen (None)")
     return assigned
+
+
+def trained_groups(sizes: Mapping[str, int], rules: Sequence[Rule]) -> list[tuple[Rule, int]]:
+    """Every row of the table with the number of parameters it decides about, from their sizes by path."""
+    assigned = assign_rules(sizes, rules)
+    counts = [sum(size for path, size in sizes.items() if assigned[path] == row) for row in range(len(rules))]
+    return list(zip(rules, counts, strict=True))
 
 
 def split_trainable(params: Any, rules: Sequence[Rule]) -> tuple[FlatParams, FlatParams]:

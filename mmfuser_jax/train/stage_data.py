@@ -35,6 +35,7 @@ class StageData:
     Attributes:
       iterator: what a checkpoint saves.
       tally: counts of records.
+      records: ids of what is in the newest batch.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class StageData:
         self._fingerprint = fingerprint(sources, loading, self._shares)
         self._max_bad_fraction = config.max_bad_fraction
         self.tally = Tally(config.max_bad_fraction)
+        self.records: tuple[str, ...] = ()
         loader = make_loader(
             sources,
             tokenizer,
@@ -75,6 +77,7 @@ class StageData:
         with meter.waiting():
             batch, report = next(self.iterator)
         self.tally.add(report)
+        self.records = report.used
         # Of the other shares is known only that they are alike.
         meter.add(int(np.count_nonzero(batch.segment_ids)) * self._shares, batch.segment_ids.size * self._shares)
         # One conversation a record is all trunk: said by None, which attention kernels can see while tracing.

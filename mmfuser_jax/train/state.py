@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +17,11 @@ from flax.core import meta
 from jax.sharding import Mesh
 
 from mmfuser_jax import layout, model_folder, sharding
-from mmfuser_jax.checkpoint import StoredParams, restore_params
+from mmfuser_jax.checkpoint import StoredParams
 from mmfuser_jax.models import VLM
 from mmfuser_jax.models.params import abstract_params, dummy_batch, with_shardings
+from mmfuser_jax.models.quantized import KERNEL, quantize
+from mmfuser_jax.train.guard import Guard, Recent
 from mmfuser_jax.train.optim import (
     MATRIX,
     FlatParams,
@@ -41,12 +46,16 @@ class TrainState:
       params: nested parameters, trained and frozen.
       opt_state: of the trained parameters only.
       rng: uint32[2], key data; layers that draw get its fold_in with `step`, so that a resumed run draws the same.
+      average: exponential moving average of the trained parameters by path, float32; None where the stage keeps none.
+      recent: what bad steps are told by; None where the step does not look for them.
     """
 
     step: Leaf
     params: Any
     opt_state: optax.OptState
     rng: Leaf
+    average: Any = None
+    recent: Any = None
 
 
 def compute_dtype(path: str, stored: Any, dtype: Any) -> Any:
@@ -71,19 +80,23 @@ def stage_params(params: Any, config: OptimizerConfig, dtype: Any) -> Any:
 def initial_params(model: VLM, config: OptimizerConfig, seed: int, mesh: Mesh, init_from: str = "") -> Any:
     """Parameters for a stage (see `stage_params`): fresh, or another model folder's with only the missing ones fresh.
 
+    Kernels that the model keeps in codes are quantised on the way, one at a time, where the folder has them in numbers.
+
     Raises:
       CheckpointError: `init_from` is no model, has parameters that this model lacks, or some of another shape.
     """
     wanted = flatten(stage_params(abstract_params(model, mesh), config, model.dtype))
     loaded: FlatParams = {}
     if init_from:
-        folder = Path(init_from) / model_folder.CHECKPOINTS
-        stored = StoredParams(folder)
+        stored = StoredParams(Path(init_from) / model_folder.CHECKPOINTS)
         present = {path: x for path, x in wanted.items() if layout.sources(path, x.shape, stored.shapes)}
-        restored, step = restore_params(folder, unflatten(present))
-        loaded = flatten(restored)
+        kernels = _kernels(model, mesh, stored, wanted)
+        stored.check_fit(present | kernels)
+        loaded = stored.restore(present)
+        for path, x in kernels.items():
+            loaded |= _quantized(path, stored.restore({path: x})[path], wanted)
         fresh = ", ".join(path for path in wanted if path not in loaded)
-        LOG.info("started from %s, step %d; fresh: %s", init_from, step, fresh or "nothing")
+        LOG.info("started from %s, step %d; fresh: %s", init_from, stored.step, fresh or "nothing")
     missing = {path: x for path, x in wanted.items() if path not in loaded}
 
     def init_missing(key: jax.Array) -> FlatParams:
@@ -94,13 +107,42 @@ def initial_params(model: VLM, config: OptimizerConfig, seed: int, mesh: Mesh, i
     return unflatten({**loaded, **jax.jit(init_missing, out_shardings=placements)(jax.random.key(seed))})
 
 
+def _kernels(model: VLM, mesh: Mesh, stored: StoredParams, wanted: FlatParams) -> FlatParams:
+    """Abstract kernels that are stored in numbers, as they are, and wanted in codes."""
+    llm = dataclasses.replace(model.config.llm, quantize="")
+    plain = flatten(abstract_params(model.clone(config=dataclasses.replace(model.config, llm=llm)), mesh))
+    found = {path: layout.sources(path, x.shape, stored.shapes) for path, x in plain.items() if path not in wanted}
+    return {path: plain[path].update(dtype=stored.shapes[x[0][0]].dtype) for path, x in found.items() if x}
+
+
+def _quantized(path: str, kernel: jax.Array, wanted: FlatParams) -> FlatParams:
+    """Codes and scales of a kernel, placed as wanted."""
+    parts = {match[2]: x for name, x in wanted.items() if (match := KERNEL.fullmatch(name)) and match[1] == path}
+    placements = tuple((name, x.sharding) for name, x in parts.items())
+    made = _quantizer(layout.is_stacked(path), parts["scales"].shape[-1], placements)(kernel)
+    return {f"{path}/{name}": x for name, x in made.items()}
+
+
+@functools.cache
+def _quantizer(stacked: bool, outputs: int, placements: tuple[tuple[str, Any], ...]) -> Callable[..., FlatParams]:
+    """Compiled once for all kernels of a shape; works layer by layer where layers are stacked."""
+    (kind,) = (name for name, _ in placements if name != "scales")
+
+    def one(kernel: jax.Array) -> FlatParams:
+        return quantize(kernel.reshape(-1, outputs), kind)
+
+    return jax.jit(functools.partial(jax.lax.map, one) if stacked else one, out_shardings=dict(placements))
+
+
 def next_stage_params(params: Any, config: OptimizerConfig, model: VLM, mesh: Mesh) -> Any:
     """An earlier stage's parameters in the dtypes of the next one."""
     wanted = flatten(stage_params(abstract_params(model, mesh), config, model.dtype))
     return unflatten({path: x.astype(wanted[path].dtype) for path, x in flatten(params).items()})
 
 
-def abstract_state(params: Any, config: OptimizerConfig, mesh: sharding.AnyMesh) -> TrainState:
+def abstract_state(
+    params: Any, config: OptimizerConfig, mesh: sharding.AnyMesh, guard: Guard | None = None
+) -> TrainState:
     """The state of a stage as jax.ShapeDtypeStruct with shardings, from (abstract) parameters: what to restore into."""
     trained, _ = split_trainable(params, config.rules)
     optimizer = make_optimizer(config, trained)
@@ -110,15 +152,27 @@ def abstract_state(params: Any, config: OptimizerConfig, mesh: sharding.AnyMesh)
     opt_state = with_shardings(opt_state, optimizer_shardings(opt_state, placed, everywhere))
     scalar = jax.ShapeDtypeStruct((), jnp.int32, sharding=everywhere)
     key = jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=everywhere)
-    return TrainState(scalar, params, opt_state, key)
+    average = jax.tree.map(_abstract, trained) if config.average else None
+    recent = None
+    if guard is not None:
+        shapes = jax.eval_shape(lambda: Recent.load(None))
+        recent = jax.tree.map(lambda x: x.update(sharding=everywhere), shapes)
+    return TrainState(scalar, params, opt_state, key, average, recent)
 
 
-def init_state(params: Any, config: OptimizerConfig, seed: int, mesh: Mesh) -> TrainState:
+def _abstract(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+
+def init_state(params: Any, config: OptimizerConfig, seed: int, mesh: Mesh, guard: Guard | None = None) -> TrainState:
     """State at step 0 of a stage: the given parameters, and fresh optimizer moments placed like them."""
-    shapes = abstract_state(params, config, mesh)
+    shapes = abstract_state(params, config, mesh, guard)
     trained, _ = split_trainable(params, config.rules)
     optimizer = make_optimizer(config, trained)
     placements = jax.tree.map(lambda x: x.sharding, shapes.opt_state)
     opt_state = jax.jit(optimizer.init, out_shardings=placements)(trained)
     rng = jax.device_put(jax.random.key_data(jax.random.key(seed)), shapes.rng.sharding)
-    return TrainState(jax.device_put(jnp.int32(0), shapes.step.sharding), params, opt_state, rng)
+    step = jax.device_put(jnp.int32(0), shapes.step.sharding)
+    average = jax.tree.map(jnp.copy, trained) if config.average else None  # the step gives its buffers away, each once
+    recent = jax.device_put(Recent.load(None), shapes.rng.sharding) if guard else None
+    return TrainState(step, params, opt_state, rng, average, recent)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +14,7 @@ from mmfuser_jax import sharding
 from mmfuser_jax.compilation import TRAIN_ON_CPU, known_options
 from mmfuser_jax.models import VLM
 from mmfuser_jax.ops.cross_entropy import NO_TOKENS, TokenLoss
+from mmfuser_jax.train.guard import Guard, judge, keep_unless
 from mmfuser_jax.train.optim import FlatParams, OptimizerConfig, flatten, make_optimizer, split_trainable, unflatten
 from mmfuser_jax.train.state import TrainState, compute_dtype
 from mmfuser_jax.types import IGNORE_INDEX, Batch
@@ -23,14 +23,19 @@ Metrics = dict[str, jax.Array]
 
 
 def make_train_step(
-    model: VLM, config: OptimizerConfig, mesh: sharding.AnyMesh, state: TrainState, accumulate: int = 1
+    model: VLM,
+    config: OptimizerConfig,
+    mesh: sharding.AnyMesh,
+    state: TrainState,
+    accumulate: int = 1,
+    guard: Guard | None = None,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Jitted (state, batch) → (state, metrics), for states placed like `state`.
 
     The new state keeps the placement (left alone, the compiler would choose one) and reuses the old one's buffers.
 
     Metrics: `loss` (nats per supervised token of the global batch), `accuracy` (of supervised tokens), `tokens`
-    (supervised), `grad_norm` (before clipping).
+    (supervised), `grad_norm` (before clipping); with a guard, `good`: whether the step was not a bad one.
 
     With a 16-bit model, trained parameters stay float32; what is differentiated is a 16-bit copy of their matrices, so
     gradients are 16-bit until they are summed up or the optimizer takes them.
@@ -42,6 +47,7 @@ def make_train_step(
       state: abstract or real.
       accumulate: parts that the rows of a batch are taken in, one after the other, so that only one part's activations
         are held at a time. Every token of the batch weighs alike however the parts fall.
+      guard: what counts as a bad step, for a state made with it; None looks for nothing.
     """
     placement = jax.tree.map(lambda x: x.sharding, state)
     placed = flatten(placement.params)
@@ -81,15 +87,22 @@ def make_train_step(
         gradients = jax.tree.map(lambda g, x: g.astype(x.dtype), gradients, trained)
         optimizer = make_optimizer(config, trained)
         updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
-        trained = optax.apply_updates(trained, updates)
+        new = optax.apply_updates(trained, updates)
         metrics = {
             "loss": loss.mean,
             "accuracy": loss.correct / jnp.maximum(loss.count, 1),
             "tokens": loss.count,
             "grad_norm": optax.global_norm(gradients),
         }
-        params = unflatten({**frozen, **trained})
-        return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
+        average, recent = _moved(config.average, state.average, new), None
+        if guard is not None:
+            good, recent = judge(guard, state.recent, loss.mean, metrics["grad_norm"], loss.count)
+            metrics["good"] = good
+            if guard.skip:
+                old = (trained, state.opt_state, state.average)
+                new, opt_state, average = keep_unless(good, (new, opt_state, average), old)
+        params = unflatten({**frozen, **new})
+        return TrainState(state.step + 1, params, opt_state, state.rng, average, recent), metrics
 
     on_cpu = isinstance(mesh, Mesh) and mesh.devices.flat[0].platform == "cpu"
     return jax.jit(
@@ -98,6 +111,13 @@ def make_train_step(
         out_shardings=(placement, sharding.replicated(mesh)),
         compiler_options=known_options(TRAIN_ON_CPU) if on_cpu else None,
     )
+
+
+def _moved(decay: float, average: FlatParams | None, trained: FlatParams) -> FlatParams | None:
+    """The moving average after a step that led to `trained`."""
+    if average is None:
+        return None
+    return jax.tree.map(lambda a, x: decay * a + (1 - decay) * x, average, trained)
 
 
 def _placed(x: jax.Array, mesh: sharding.AnyMesh) -> NamedSharding:
