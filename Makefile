@@ -1,6 +1,7 @@
 # One command each, on a bare machine with Python >= 3.11, make and pip.
 #   make demo      train, evaluate and ask an MMFuser model on real pictures (runs/demo/)
 #   make test      lint, type check and all tests
+#   make torture   kill, damage and move a run at random; it must end with the bits of one left alone (runs/torture/)
 #   make ablate    the demo's recipe with the fuser off and on, over three seeds (runs/ablate/)
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: demo test ablate lint clean
+.PHONY: demo test torture ablate lint clean
 
 $(VENV)/.pip:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=…")'
@@ -40,6 +41,9 @@ lint: $(VENV)/.test
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+torture: $(VENV)/.demo
+	$(BIN)/python launch/torture.py --workdir=runs/torture
 
 ablate: $(VENV)/.demo
 	$(BIN)/python launch/ablate.py --workdir=runs/ablate

@@ -45,10 +45,15 @@ class Happened:
     step: int
 
 
-class _Victim:
-    """A run in a folder, as its user starts it."""
+class Victim:
+    """A run in a folder, as its user starts it.
+
+    Attributes:
+      workdir, checkpoints: its folders.
+    """
 
     def __init__(self, script: Path, config: str, workdir: Path) -> None:
+        """`script` and `config`: see `torture`. Its log is kept beside `workdir`."""
         self.workdir = workdir
         self.checkpoints = workdir / model_folder.CHECKPOINTS
         self._command = [sys.executable, str(script), f"--config={config}", f"--workdir={workdir}"]
@@ -118,7 +123,7 @@ def torture(script: Path, config: str, steps: int, workdir: Path, faults: int, s
         raise ValueError(f"{workdir} must not exist, and {steps} steps must be 30 at least")
     workdir.mkdir(parents=True)
     ends = [steps // 3 // 10 * 10, 2 * steps // 3 // 10 * 10, steps]
-    untouched, tortured = (_Victim(script, config, workdir / name) for name in ("untouched", "tortured"))
+    untouched, tortured = (Victim(script, config, workdir / name) for name in ("untouched", "tortured"))
     for devices, end in zip(DEVICES, ends, strict=True):
         LOG.info("untouched, on %d devices to step %d", devices, end)
         _leave_alone(untouched, devices, end, last=end == steps)
@@ -132,10 +137,10 @@ def torture(script: Path, config: str, steps: int, workdir: Path, faults: int, s
             history.append(_do(tortured, kind, devices, rng.randint(begun + 1, latest), rng))
             LOG.info("%d of %d: %s at step %d", len(history), faults, kind, history[-1].step)
         _leave_alone(tortured, devices, end, last=end == steps)
-    return _same(untouched, tortured, history)
+    return same(untouched, tortured, history)
 
 
-def _leave_alone(run: _Victim, devices: int, end: int, *, last: bool) -> None:
+def _leave_alone(run: Victim, devices: int, end: int, *, last: bool) -> None:
     """Lets it go on to a step; before the last one, that is to its checkpoint, and whatever comes after is taken away."""
     with run.started(devices) as process:
         if last:
@@ -149,27 +154,27 @@ def _leave_alone(run: _Victim, devices: int, end: int, *, last: bool) -> None:
             shutil.rmtree(run.checkpoints / str(step))
 
 
-def _do(run: _Victim, kind: str, devices: int, step: int, rng: random.Random) -> Happened:
+def _do(run: Victim, kind: str, devices: int, step: int, rng: random.Random) -> Happened:
     with run.started(devices) as process:
         FAULTS[kind](run, process, step, rng)
     return Happened(kind, run.step())
 
 
-def _kill_at_a_step(run: _Victim, process: subprocess.Popen, step: int, rng: random.Random) -> None:
+def _kill_at_a_step(run: Victim, process: subprocess.Popen, step: int, rng: random.Random) -> None:
     run.wait_until(process, lambda: run.step() >= step)
     time.sleep(rng.random() * 0.2)
     process.kill()
     process.wait()
 
 
-def _kill_while_saving(run: _Victim, process: subprocess.Popen, step: int, rng: random.Random) -> None:
+def _kill_while_saving(run: Victim, process: subprocess.Popen, step: int, rng: random.Random) -> None:
     run.wait_until(process, lambda: run.step() >= step and run.saving())
     time.sleep(rng.random() * 0.05)
     process.kill()
     process.wait()
 
 
-def _kill_at_the_start(run: _Victim, process: subprocess.Popen, step: int, rng: random.Random) -> None:
+def _kill_at_the_start(run: Victim, process: subprocess.Popen, step: int, rng: random.Random) -> None:
     del run, step
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(rng.random() * 8)
@@ -177,8 +182,8 @@ def _kill_at_the_start(run: _Victim, process: subprocess.Popen, step: int, rng: 
     process.wait()
 
 
-def _told_to_stop(numbers: Sequence[int]) -> Callable[[_Victim, subprocess.Popen, int, random.Random], None]:
-    def tell(run: _Victim, process: subprocess.Popen, step: int, rng: random.Random) -> None:
+def _told_to_stop(numbers: Sequence[int]) -> Callable[[Victim, subprocess.Popen, int, random.Random], None]:
+    def tell(run: Victim, process: subprocess.Popen, step: int, rng: random.Random) -> None:
         run.wait_until(process, lambda: run.step() >= step)
         for number in numbers:
             process.send_signal(number)
@@ -193,7 +198,7 @@ def _told_to_stop(numbers: Sequence[int]) -> Callable[[_Victim, subprocess.Popen
 def _damaged(how: Callable[[Path, random.Random], None]) -> Callable[..., None]:
     """Killed, and then the newest of several sound checkpoints is damaged, so that an older one must serve."""
 
-    def damage(run: _Victim, process: subprocess.Popen, step: int, rng: random.Random) -> None:
+    def damage(run: Victim, process: subprocess.Popen, step: int, rng: random.Random) -> None:
         _kill_at_a_step(run, process, step, rng)
         known = [x for x in run.saved() if (run.checkpoints / str(x) / checksums.MANIFEST).exists()]
         if len(known) > 1 and known[0] == run.saved()[0]:
@@ -219,13 +224,13 @@ def _delete(file: Path, rng: random.Random) -> None:
     file.unlink()
 
 
-def _tear_the_metrics(run: _Victim, process: subprocess.Popen, step: int, rng: random.Random) -> None:
+def _tear_the_metrics(run: Victim, process: subprocess.Popen, step: int, rng: random.Random) -> None:
     _kill_at_a_step(run, process, step, rng)
     with (run.workdir / "metrics.jsonl").open("a") as file:
         file.write('{"step": ')
 
 
-FAULTS: dict[str, Callable[[_Victim, subprocess.Popen, int, random.Random], None]] = {
+FAULTS: dict[str, Callable[[Victim, subprocess.Popen, int, random.Random], None]] = {
     "killed": _kill_at_a_step,
     "killed while it saved": _kill_while_saving,
     "killed while it started": _kill_at_the_start,
@@ -240,7 +245,8 @@ FAULTS: dict[str, Callable[[_Victim, subprocess.Popen, int, random.Random], None
 """What may happen, by name."""
 
 
-def _same(untouched: _Victim, tortured: _Victim, history: Sequence[Happened]) -> bool:
+def same(untouched: Victim, tortured: Victim, history: Sequence[Happened]) -> bool:
+    """Prints what happened and how the two ended; whether weights and logged numbers are the same."""
     table = Table("", "what happened", "at step", title=str(tortured.workdir))
     for count, x in enumerate(history, 1):
         table.add_row(str(count), x.what, str(x.step))
