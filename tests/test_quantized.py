@@ -174,6 +174,7 @@ def test_adapters_train_over_a_base_that_stays(kind, scan, tiny, mesh, tmp_path)
         np.testing.assert_array_equal(x, trained[path], err_msg=path)
     vlm = mm.load(saved)
     ids = np.array([[1, 5, 9, 7]])
+    assert len(vlm.generate_ids(ids, max_new_tokens=3)[0]) <= 3
     relayout(saved, tmp_path / "other", scan=not scan)
     assert relative(mm.load(tmp_path / "other").logits(ids), vlm.logits(ids)) < 1e-5
 

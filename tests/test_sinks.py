@@ -158,3 +158,14 @@ def test_a_run_may_be_shown_from_some_step_on(tmp_path):
     check_unchanged(without, saved, tmp_path)
     with pytest.raises(ConfigError, match="seed"):
         check_unchanged(saved, tiny_run(wandb="vision", seed=5).to_dict(), tmp_path)
+
+
+def test_a_trained_run_is_in_wandb(tmp_path, offline):
+    train(tiny_run(steps=2, wandb="vision").to_dict(), tmp_path)
+    (part,) = wandb_parts(tmp_path)
+    found = wandb_rows(part)
+    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "loss" in row]
+    assert rows
+    for row in rows:
+        assert found[row["step"]]["loss"] == row["loss"]
+        assert found[row["step"]]["tokens_per_second"] == row["tokens_per_second"]

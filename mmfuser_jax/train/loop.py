@@ -39,7 +39,7 @@ from mmfuser_jax.train.stopping import Stopped, stop_signals
 LOG = logging.getLogger(__name__)
 
 Validate = Callable[[Stage, VLM, Any, Tokenizer], Mapping[str, Any]]
-"""(stage, model, parameters, tokenizer) → numbers to log under `validation`."""
+"""(stage, model, parameters, tokenizer) → what to log under `validation`: numbers, and pictures (`sinks.Drawing`)."""
 
 
 @dataclasses.dataclass(frozen=True)

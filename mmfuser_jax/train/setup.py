@@ -89,7 +89,7 @@ class Run:
         open_things.callback(self.watchdog.close)
         self.profile = Profile(workdir / "profile", profile_steps)
         open_things.callback(self.profile.close)
-        self.metrics = open_metrics(workdir, self.resume_step, self.config.steps)
+        self.metrics = open_metrics(workdir, self.resume_step, self.config.steps, self.config.wandb)
         open_things.callback(self.metrics.close)
 
     def open(self, spec: SourceSpec) -> Source:
