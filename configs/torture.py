@@ -14,7 +14,15 @@ from mmfuser_jax import presets
 def get_config(arg: str = "300") -> ConfigDict:
     """`arg`: steps, of which the second half trains without the vision encoder."""
     steps = int(arg)
-    data = {"template": "short", "length": 64, "batch_size": 8, "conversations": 2, "optimizer": "muon", "shift": 1}
+    data = {
+        "template": "short",
+        "length": 64,
+        "batch_size": 8,
+        "conversations": 2,
+        "optimizer": "muon",
+        "shift": 1,
+        "window": 128,
+    }
     stages = {
         "encoder": common.stage("easy_vqa/captions", (("fuser/", None), (".*", 1e-3)), steps // 2, fuser=False, **data),
         "finetune": common.stage(

@@ -45,7 +45,7 @@ class Checkpoints:
         policies = ocp.checkpoint_managers.preservation_policy
         stay: list[Any] = [policies.LatestN(keep)]
         if keep_best:
-            stay.append(policies.BestN(_merit, n=1, keep_checkpoints_without_metrics=False))
+            stay.append(policies.BestN(get_metric_fn=_merit, n=1, keep_checkpoints_without_metrics=False))
         self._keep_best = keep_best
         options = ocp.CheckpointManagerOptions(
             best_fn=_merit if keep_best else None,

@@ -171,7 +171,7 @@ def test_loss_weighs_all_tokens_of_the_global_batch_alike(tiny):
 def tiny_run(steps=6, **fields):
     """A complete two-stage run of the tiny model on a few easy-VQA pictures."""
     model = presets.tiny()
-    data = {"template": "short", "length": 64, "batch_size": 8, "conversations": 2}
+    data = {"template": "short", "length": 64, "batch_size": 8, "conversations": 2, "window": 32}
     stages = {
         "encoder": common.stage("easy_vqa/captions", (("fuser/", None), (".*", 1e-3)), steps // 2, fuser=False, **data),
         "finetune": common.stage(

@@ -17,6 +17,7 @@ from rich.table import Table
 from mmfuser_jax import sharding
 from mmfuser_jax.aot.programs import train_program
 from mmfuser_jax.models.params import abstract_params
+from mmfuser_jax.models.quantized import weights
 from mmfuser_jax.train.config import Stage, flatten_config
 from mmfuser_jax.train.metrics import Meter
 from mmfuser_jax.train.optim import flatten, trained_groups
@@ -74,7 +75,7 @@ def _table(run: Run, stage: Stage) -> Table:
 
 
 def _parameters(run: Run, stage: Stage) -> Iterator[tuple[str, str]]:
-    sizes = {path: x.size for path, x in flatten(abstract_params(run.model, run.mesh)).items()}
+    sizes = {path: weights(path, x.shape) for path, x in flatten(abstract_params(run.model, run.mesh)).items()}
     for rule, count in trained_groups(sizes, stage.optimizer.rules):
         how = "frozen" if rule.learning_rate is None else f"learning rate {rule.learning_rate:g}"
         yield rule.pattern, f"{count:,} parameters, {how}"
@@ -84,7 +85,7 @@ def _batch(run: Run, stage: Stage) -> Iterator[tuple[str, str]]:
     share = sharding.batch_share(run.mesh)
     with contextlib.closing(StageData(run.config, stage, run.tokenizer, run.open, share)) as data:
         found = [_counts(data.next(Meter()), len(data.records)) for _ in range(BATCHES)]
-    mean = Composition(*(share[1] * np.mean([dataclasses.astuple(x) for x in found], axis=0)))
+    mean = Composition(*(share[1] * np.mean(found, axis=0)))
     yield "batch", f"{stage.batch_size} rows, {mean.slots:,.0f} tokens, {mean.tokens / mean.slots:.1%} of them in use"
     yield "", f"{mean.records:,.1f} records, {mean.image_tokens:,.0f} picture tokens, {mean.supervised:,.0f} supervised"
     total = sum(weight for _, weight in stage.sources.values())
@@ -94,14 +95,10 @@ def _batch(run: Run, stage: Stage) -> Iterator[tuple[str, str]]:
         yield f"source {name}", f"{weight / total:.1%} of the records; {epochs:.2f} epochs of {records:,}"
 
 
-def _counts(batch: Batch, records: int) -> Composition:
-    return Composition(
-        slots=batch.segment_ids.size,
-        tokens=int(np.count_nonzero(batch.segment_ids)),
-        supervised=int(np.count_nonzero(np.asarray(batch.targets) != IGNORE_INDEX)),
-        image_tokens=int(np.count_nonzero(np.asarray(batch.image_index) >= 0)),
-        records=records,
-    )
+def _counts(batch: Batch, records: int) -> list[Any]:
+    """The numbers of a Composition, of one batch."""
+    used = (batch.segment_ids != 0, batch.targets != IGNORE_INDEX, batch.image_index >= 0)
+    return [batch.segment_ids.size, *(np.count_nonzero(mask) for mask in used), records]
 
 
 def _memory(run: Run, stage: Stage) -> Iterator[tuple[str, str]]:

@@ -22,10 +22,16 @@ waiting for checkpoints, and steps that a kill made a run do again."""
 class Goodput:
     """Seconds of a run by kind, over all of its parts; kept in goodput.json, which a killed run leaves behind as well."""
 
-    def __init__(self, workdir: Path, saved_seconds: float) -> None:
-        """Goes on from what is there. `saved_seconds`: of the run up to the checkpoint that it goes on from."""
+    def __init__(self, workdir: Path, saved_seconds: float, started: float) -> None:
+        """Goes on from what is there.
+
+        Args:
+          workdir: of the run.
+          saved_seconds: of the run up to the checkpoint that it goes on from.
+          started: by the monotonic clock, when this part of it began; all since then was startup.
+        """
         self._path = workdir / FILE
-        self._started = time.monotonic()
+        self._started = started
         self._seconds = dict.fromkeys((*KINDS, "training"), 0.0)
         if saved_seconds and self._path.exists():
             self._seconds |= files.read_json(self._path)
@@ -34,6 +40,7 @@ class Goodput:
             self._seconds["lost"] += lost
             self._seconds["training"] -= lost
         self._before = sum(self._seconds.values())
+        self._seconds["startup"] += time.monotonic() - started
 
     @contextlib.contextmanager
     def spent(self, kind: str) -> Iterator[None]:

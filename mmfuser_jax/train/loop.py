@@ -17,6 +17,7 @@ from mmfuser_jax.data import Tokenizer
 from mmfuser_jax.models import VLM
 from mmfuser_jax.models.flops import total
 from mmfuser_jax.models.params import abstract_params
+from mmfuser_jax.models.quantized import weights
 from mmfuser_jax.train.config import RunConfig, Stage
 from mmfuser_jax.train.errors import TrainingError
 from mmfuser_jax.train.guard import Journal, Recent
@@ -290,7 +291,7 @@ def _training_state(state: TrainState) -> dict[str, Any]:
 
 def _log_trainable(stage: Stage, state: TrainState) -> None:
     """Says what trains, by row of the table."""
-    sizes = {path: x.size for path, x in flatten(state.params).items()}
+    sizes = {path: weights(path, x.shape) for path, x in flatten(state.params).items()}
     for rule, count in trained_groups(sizes, stage.optimizer.rules):
         how = "frozen" if rule.learning_rate is None else f"learning rate {rule.learning_rate:g}"
         LOG.info("stage %-9s %-28s %12s parameters, %s", stage.name, rule.pattern, f"{count:,}", how)

@@ -84,7 +84,7 @@ class Run:
         if self.resume_step > self.config.steps:
             raise TrainingError(f"{workdir} is at step {self.resume_step}, past the last step {self.config.steps}")
         self.seconds_before = self.checkpoints.read_meta(self.resume_step)["train_seconds"] if self.resume_step else 0.0
-        self.goodput = Goodput(workdir, self.seconds_before)
+        self.goodput = Goodput(workdir, self.seconds_before, self.started)
         self.watchdog = Watchdog(self.config.stall_seconds)
         open_things.callback(self.watchdog.close)
         self.profile = Profile(workdir / "profile", profile_steps)
