@@ -228,7 +228,7 @@ class _StageLoop:
             "recent": state.recent and jax.device_get(state.recent).save(),
             **self._data.meta(),
         }
-        merit = (self._stage.start, self._merit[1]) if self._merit[0] == step else ()
+        merit = (float(self._stage.start), self._merit[1]) if self._merit[0] == step else ()
         with run.goodput.spent("saving"):
             run.checkpoints.save(
                 step,
