@@ -60,6 +60,17 @@ def test_what_trains_and_how_fast(config, rates):
     assert found == pytest.approx(rates)
 
 
+def test_mminstruct_is_mixed_in_by_its_records():
+    _, stage = stage_of(finetune.get_config("13b,lora,mminstruct"))
+    weights = {name: weight for name, (_, weight) in stage.sources.items()}
+    assert weights == {"instructions": 1, "mminstruct": pytest.approx(378_000 / 665_298)}
+    assert stage.optimizer.steps == 8151
+    assert "8,151 steps" in DOCUMENT
+    for wrong in ("9b", "7b,lora,qlora", "7b,coco"):
+        with pytest.raises(ValueError, match="the argument is"):
+            finetune.get_config(wrong)
+
+
 def test_lora_is_the_published_size():
     run, _ = stage_of(finetune.get_config("7b,lora"))
     lora = run.model.llm.lora

@@ -6,8 +6,10 @@ choices are made; the test split is scored once.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmfuser_jax.data.records import IMAGE_MARKER, Record, Turn
@@ -40,7 +42,8 @@ def question_type(question: str, answer: str) -> str:
     return "color" if "color" in question else "shape"
 
 
-def questions(split: str) -> list[Record]:
+@functools.cache  # the same records train, validate and make the tokenizer
+def questions(split: str) -> Sequence[Record]:
     """One record per picture, one conversation per question, tagged with `type`."""
     pairs, paths = _questions(split)
     return [
@@ -51,7 +54,8 @@ def questions(split: str) -> list[Record]:
     ]
 
 
-def captions(split: str) -> list[Record]:
+@functools.cache
+def captions(split: str) -> Sequence[Record]:
     """One record per picture: "describe the picture." is answered by a caption such as "a teal circle".
 
     Pictures whose own questions and answers leave colour or shape open are dropped (about one in ten).
@@ -61,7 +65,8 @@ def captions(split: str) -> list[Record]:
     return [_record(split, image, paths, [_caption(*words)]) for image, words in seen.items()]
 
 
-def matches(split: str) -> list[Record]:
+@functools.cache
+def matches(split: str) -> Sequence[Record]:
     """The records of `captions`, and for every colour and shape whether the picture shows it.
 
     "teal?" is answered by "yes", "triangle?" by "no": image-text matching, beside captioning the other task that

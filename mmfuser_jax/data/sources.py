@@ -101,7 +101,7 @@ def concatenate(sources: Iterable[Source]) -> Source:
     return parts[0] if len(parts) == 1 else Concatenation(parts)
 
 
-SOURCES: dict[str, Callable[[str], list[Record]]] = {
+SOURCES: dict[str, Callable[[str], Sequence[Record]]] = {
     "easy_vqa/questions": easy_vqa.questions,
     "easy_vqa/captions": easy_vqa.captions,
     "easy_vqa/matches": easy_vqa.matches,
