@@ -3,6 +3,8 @@
     python launch/train.py --config=configs/easy_vqa.py --workdir=runs/demo
     python launch/train.py --config=configs/easy_vqa.py:llava --workdir=runs/llava    # the same without the fuser
     python launch/train.py --config=configs/easy_vqa.py:base --workdir=runs/base    # only the first two stages
+    python launch/train.py --config=configs/easy_vqa.py:lora --workdir=runs/lora    # the last two from runs/base, by adapters
+    python launch/train.py --config=configs/easy_vqa.py:qlora --workdir=runs/qlora    # the same beside a 4-bit base
 
 What a 7B model downloads, a pretrained CLIP and a pretrained Vicuna, is trained first, with the fuser bypassed:
 
@@ -23,6 +25,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 from mmfuser_jax import presets
+from mmfuser_jax.models import LoraConfig
 
 VOCAB_SIZE = 64  # 38 words and marks, rounded up so that it divides over devices
 
@@ -34,15 +37,22 @@ AUGMENTATION = {
     "shift": 2,
     "flip": True,
 }  # shapes stay whole and keep their names; triangles never stand on their tips
+ADAPTERS = ((r"llm/.*/lora_[ab]$", 3e-3), ("(fuser|projector)/", 3e-3), (".*", None))
+ARGUMENTS = ("mmfuser", "llava", "base", "lora", "qlora")
 OPTIMIZER = {"optimizer": "muon", "b2": 0.98, "clip_norm": 1.0}
 
 
 def get_config(arg: str = "mmfuser") -> ConfigDict:
-    """`arg`: "mmfuser" (all stages), "llava" (the same without the fuser), or "base" (what comes before stage 1)."""
-    if arg not in ("mmfuser", "llava", "base"):
-        raise ValueError(f"configs/easy_vqa.py:{arg}: the argument is mmfuser, llava or base")
+    """`arg`: "mmfuser" (all stages), "llava" (the same without the fuser), "base" (what comes before stage 1), or "lora" or
+    "qlora" (what comes after, in which the language model learns by adapters)."""
+    if arg not in ARGUMENTS:
+        raise ValueError(f"configs/easy_vqa.py:{arg}: the argument is {', '.join(ARGUMENTS)}")
     model = presets.easy_vqa(VOCAB_SIZE)
-    with_fuser = arg == "mmfuser"
+    adapted = arg in ("lora", "qlora")
+    if adapted:
+        llm = dataclasses.replace(model.llm, lora=LoraConfig(16, 32.0), quantize="nf4" if arg == "qlora" else "")
+        model = dataclasses.replace(model, llm=llm)
+    with_fuser = arg == "mmfuser" or adapted
     if not with_fuser:
         model = dataclasses.replace(model, fuser=None)
     bypassed: tuple = (("fuser/", None),) if with_fuser else ()
@@ -60,13 +70,14 @@ def get_config(arg: str = "mmfuser") -> ConfigDict:
             rules=((connector, 1e-3), (".*", None)), steps=40, **MATCHES, **AUGMENTATION, **OPTIMIZER
         ),
         "finetune": common.stage(
-            rules=(frozen_encoder, (".*", 3e-3)), steps=750, **QUESTIONS, **AUGMENTATION, **OPTIMIZER
+            rules=ADAPTERS if adapted else (frozen_encoder, (".*", 3e-3)), steps=750, **QUESTIONS, **AUGMENTATION, **OPTIMIZER
         ),
     }  # fmt: skip
     return common.run(
         model,
         stages,
-        stage_order=("encoder", "language") if arg == "base" else tuple(stages),
+        stage_order=tuple(stages)[:2] if arg == "base" else tuple(stages)[2:] if adapted else tuple(stages),
+        init_from="runs/base" if adapted else "",
         aspect="square",
         remat="full",  # with scanned layers also the fastest on CPU: 190 ms a step instead of 240
         checkpoint_every=300,

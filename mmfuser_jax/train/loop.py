@@ -77,7 +77,6 @@ def train(
       config: resolved config, see `configs/common.py`.
       workdir: gets config.json, model.json, tokenizer/, metrics.jsonl, tensorboard/ and checkpoints/.
       validate: measures the parameters every `validate_every` steps and at the end of every stage.
-
       profile_steps: global steps that are recorded into `profile/`.
       allow_changes: go on although the workdir belongs to another config, which this one replaces.
 
@@ -139,9 +138,8 @@ class _StageLoop:
         _log_trainable(stage, state)
         advance = make_train_step(self._model, stage.optimizer, run.mesh, state, stage.accumulate, run.config.guard)
         flops = total(stage_flops(self._model, stage, state.params)).model
-        compiling: Any = run.goodput.spent(
-            "compile"
-        )  # the first call waits for the compiler; later ones only start a step
+        # The first call waits for the compiler; later ones only start a step.
+        compiling: Any = run.goodput.spent("compile")
         while step < stage.end:
             run.watchdog.heard()
             run.profile.before(step)
