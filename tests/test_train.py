@@ -325,7 +325,7 @@ def test_init_from_takes_weights_and_makes_only_the_rest(tmp_path, mesh):
 def test_nan_stops_the_run(tmp_path):
     config = tiny_run(steps=4)
     config.stages.encoder.rules = (("fuser/", None), (".*", math.inf))
-    with pytest.raises(TrainingError, match="step 2 of stage encoder: loss nan"):
+    with pytest.raises(TrainingError, match="step 2 of stage encoder: loss or gradient is not finite"):
         train(config.to_dict(), tmp_path)
 
 
