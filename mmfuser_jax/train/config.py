@@ -184,13 +184,8 @@ def parse_run(config: Mapping[str, Any]) -> RunConfig:
             raise ConfigError(f"config.{field}={config[field]} must be at least 1")
     if config["wandb"]:
         import_wandb()
-    names = {field.name for field in dataclasses.fields(RunConfig)} - {
-        "model",
-        "stages",
-        "text_sources",
-        "test",
-        "guard",
-    }
+    parsed = {"model", "stages", "text_sources", "test", "guard"}
+    names = {field.name for field in dataclasses.fields(RunConfig)} - parsed
     if config["workers"] < 0 or not 0 <= config["max_bad_fraction"] <= 1:
         raise ConfigError("config.workers must not be negative, and config.max_bad_fraction between 0 and 1")
     specs = (spec for fields in config["stages"].values() for spec, _ in _parse_sources(fields).values())
