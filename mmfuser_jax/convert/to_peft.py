@@ -63,11 +63,11 @@ def write_adapter_folder(
 
 
 def _trained(folder: Path, exporter: Exporter) -> set[str]:
-    """Paths (of stacked layers) that any stage of the run trained, adapters aside; none where there was no run."""
-    stages = files.read_json(folder / "config.json").get("stages", {})
+    """Paths (of stacked layers) that a stage of the run trained, adapters aside; none where there was no run."""
+    config = files.read_json(folder / "config.json")
     shapes, trained = exporter.stored.shapes, set()
-    for stage in stages.values():
-        rules = [Rule(pattern, rate) for pattern, rate in stage["rules"]]
+    for name in config.get("stage_order", ()):  # a config may describe stages that the run leaves out
+        rules = [Rule(pattern, rate) for pattern, rate in config["stages"][name]["rules"]]
         rows = assign_rules(shapes, rules)
         trained |= {path for path, row in rows.items() if rules[row].learning_rate is not None and "/lora_" not in path}
     if lost := [path for path in trained if f"{path.removesuffix('kernel')}lora_a" in shapes]:
