@@ -125,7 +125,14 @@ def our_run(folder, config, quantized="", scan=False, rules=None):
     for name, params, shape in (("run", flat, adapted), ("base", numbers, plain)):
         model_folder.write_card(write_params(folder / name, unflatten(params)), ModelCard(shape, "v1", "pad"))
     if rules:
-        (folder / "run" / "config.json").write_text(json.dumps({"stages": {"finetune": {"rules": rules}}}))
+        (folder / "run" / "config.json").write_text(
+            json.dumps(
+                {
+                    "stage_order": ["finetune"],
+                    "stages": {"finetune": {"rules": rules}, "unused": {"rules": [[".*", 1.0]]}},
+                }
+            )
+        )
     job.convert([str(folder / "base")], folder / "torch", to="llava")
     return folder / "run", folder / "torch"
 
