@@ -151,7 +151,8 @@ def make_table(json_file: Path, markdown_file: Path) -> None:
         try:
             row = _compile(entry, kept.get(entry.key, {}))
         except GpuPackagesError as error:
-            LOG.warning("%s: left out (%s)", entry.key, error)
+            LOG.warning("%s: left as it is (%s)", entry.key, error)
+            rows |= {entry.key: kept[entry.key]} if entry.key in kept else {}
             continue
         rows[entry.key] = {**row, "entry": dataclasses.asdict(entry), "fingerprint": current}
         todo = {key: row for key, row in kept.items() if key not in rows and key in {x.key for x in ENTRIES}}
