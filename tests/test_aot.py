@@ -363,3 +363,20 @@ def test_every_config_of_the_table_resolves():
     for entry in table.ENTRIES:
         parse_run(table.resolve(entry))
         assert topology.re.fullmatch(r"(\d+x )?\w+[:\-][\dx]+", entry.topology)
+
+
+def test_a_row_that_cannot_be_compiled_here_stays(tmp_path, monkeypatch):
+    """A machine without the GPU's packages must not lose what another one has compiled."""
+    entries = tuple(entry for entry in table.ENTRIES if entry.topology == "h100:8")
+    rows = table.read_rows(ROOT / "docs" / "slices.json")
+    kept = {entry.key: {**rows[entry.key], "fingerprint": "of other code"} for entry in entries}
+    (tmp_path / "rows.json").write_text(json.dumps(kept))
+
+    def without_packages(*_):
+        raise gpu.GpuPackagesError("compiling for GPUs needs packages")
+
+    monkeypatch.setattr(table, "ENTRIES", entries)
+    monkeypatch.setattr(table, "_compile", without_packages)
+    table.make_table(tmp_path / "rows.json", tmp_path / "rows.md")
+    assert table.read_rows(tmp_path / "rows.json") == kept
+    assert "| earlier |" in (tmp_path / "rows.md").read_text()
