@@ -35,7 +35,7 @@ def launch(script, *args):
         (
             ["train", "--config=configs/easy_vqa.py:vicuna", "--workdir={tmp}"],
             2,
-            "the argument is mmfuser, llava or base",
+            "the argument is mmfuser, llava, base, lora, qlora",
         ),
         (["train", "--config=configs/smoke.py"], 2, "workdir"),
         (["chat", "--model={tmp}", "--prompt", "what", "color"], 2, "'color' belongs to no flag"),
