@@ -16,12 +16,13 @@ import pytest
 
 from mmfuser_jax import checksums, distributed
 from mmfuser_jax.data import easy_vqa
+from mmfuser_jax.train.metrics import read_metrics
 from tests.conftest import ROOT
 from tests.llava_files import row, write_lines
 from tests.test_resume import WALL_CLOCK
 
 FLAGS = [
-    "--config=configs/smoke.py",
+    "--config=configs/torture.py:8",
     "--config.stage_order=('finetune',)",
     "--config.stages.finetune.steps=4",
     # An example a row: each batch then has the same rows whatever the number of processes. (Packing goes by process.)
@@ -33,7 +34,6 @@ FLAGS = [
     "--config.checkpoint_every=2",
     "--config.validation_records=4",
     "--config.test.split=train",
-    "--config.max_new_tokens=2",
 ]
 
 RUNS = []
@@ -64,8 +64,7 @@ class Run:
 
     def rows(self):
         """Lines of metrics.jsonl, without what the clock says."""
-        path = self.workdir / "metrics.jsonl"
-        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        rows = read_metrics(self.workdir / "metrics.jsonl")
         return [{key: value for key, value in row.items() if key not in WALL_CLOCK} for row in rows]
 
     def answers(self):

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pytest
 
-from mmfuser_jax.evaluate.curves import COLORS, GRAY, PANELS, load_runs, short_names, stage_marks
+from mmfuser_jax.evaluate.curve_pictures import name_heights
+from mmfuser_jax.evaluate.curves import COLORS, GRAY, PANELS, Mark, load_runs, short_names, stage_marks
 from mmfuser_jax.jobs.plot import plot
 from tests.test_cli import launch_script
 from tests.test_evaluate import is_drawn
@@ -93,6 +94,14 @@ def test_smoothing_takes_scatter_away_and_stays_within_a_stage(runs):
     (runs[0] / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     smoothed = load_runs(runs[:1])[0].curves["loss"][0].smoothed
     np.testing.assert_allclose(smoothed[np.isfinite(smoothed)], jump, rtol=1e-12)
+
+
+def test_names_of_short_stages_do_not_lie_on_each_other():
+    marks = [
+        Mark(at, name, GRAY)
+        for at, name in ((0.0, "a"), (50.0, "b"), (52.0, "c"), (52.0, ""), (53.0, "d"), (80.0, "e"))
+    ]
+    assert name_heights(marks, 100.0) == [1.0, 1.0, 0.65, 0.3, 0.3, 1.0]
 
 
 def test_stages_are_marked_once_where_runs_agree(runs, tmp_path):

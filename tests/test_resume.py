@@ -1,6 +1,5 @@
 """N steps equal k steps + kill -9 + N-k steps, bit for bit, through the real launch script."""
 
-import json
 import os
 import signal
 import subprocess
@@ -11,38 +10,42 @@ from pathlib import Path
 import numpy as np
 import orbax.checkpoint as ocp
 
-from tests.conftest import ROOT
+from mmfuser_jax.train.metrics import read_metrics
+from tests.conftest import ROOT, UNOPTIMIZED
 
 WALL_CLOCK = {"data_seconds", "tokens_per_second", "step_seconds", "elapsed_seconds", "goodput"}
 COMMAND = [
     sys.executable,
     str(ROOT / "launch" / "train.py"),
-    "--config=configs/smoke.py",
-    "--config.test.source=",
+    "--config=configs/torture.py:60",
     "--config.workers=1",
+    "--config.checkpoint_every=20",
 ]
 
 
 def environment():
-    return {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    """Of processes with one device."""
+    return os.environ | {"XLA_FLAGS": UNOPTIMIZED}
 
 
-def start(workdir):
+def start(workdir, *more):
+    command = [*COMMAND, f"--workdir={workdir}", f"--compilation_cache={workdir.parent / 'compiled'}", *more]
     with (workdir.parent / f"{workdir.name}.log").open("a") as log:
-        return subprocess.Popen([*COMMAND, f"--workdir={workdir}"], cwd=ROOT, env=environment(), stdout=log, stderr=log)
+        return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=log, stderr=log)
 
 
 def rows(workdir):
-    lines = (workdir / "metrics.jsonl").read_text().splitlines() if (workdir / "metrics.jsonl").exists() else []
-    return [json.loads(line) for line in lines]
+    return read_metrics(workdir / "metrics.jsonl")
 
 
 def kill_after(process, workdir, step):
+    """When it has saved this step and gone on."""
     deadline = time.monotonic() + 300
-    while not any(row["step"] >= step for row in rows(workdir)):
+    saved = workdir / "checkpoints" / str(step) / "checksums.json"
+    while not (saved.exists() and any(row["step"] > step for row in rows(workdir))):
         assert process.poll() is None, "training ended before it could be killed"
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.01)
     threads = Path(f"/proc/{process.pid}/task").iterdir()  # any of them may have started the worker
     children = [child for thread in threads for child in (thread / "children").read_text().split()]
     assert children, "batches are made by a worker process"
@@ -72,25 +75,25 @@ def leaves(items):
 
 def test_killed_twice_equals_never_stopped(tmp_path):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    first = start(straight)
-    second = start(killed)
-    kill_after(second, killed, 13)  # in the middle of the first stage, after the checkpoint of step 10
-    third = start(killed)
-    kill_after(third, killed, 33)  # in the middle of the last stage, after the checkpoint of step 30
+    assert start(straight, "--profile_steps=26:28").wait() == 0, (tmp_path / "straight.log").read_text()
+    kill_after(start(killed), killed, 20)  # in the first stage, after the checkpoint of step 20
+    kill_after(start(killed), killed, 40)  # in the last stage, after the checkpoint of step 40
     assert start(killed).wait() == 0, (tmp_path / "killed.log").read_text()
-    assert first.wait() == 0, (tmp_path / "straight.log").read_text()
     log = (tmp_path / "killed.log").read_text()
-    assert "resumed at step 10 of stage encoder" in log
-    assert "resumed at step 30 of stage finetune" in log
+    assert "resumed at step 20 of stage encoder" in log
+    assert "resumed at step 40 of stage finetune" in log
 
     def deterministic(workdir):
         return [{key: value for key, value in row.items() if key not in WALL_CLOCK} for row in rows(workdir)]
 
     assert deterministic(killed) == deterministic(straight)
-    assert [row["step"] for row in rows(straight) if "loss" in row] == list(range(1, 41))
+    assert [row["step"] for row in rows(straight) if "loss" in row] == list(range(1, 61))
     (step, items, data), (expected_step, expected, expected_data) = checkpoint(killed), checkpoint(straight)
-    assert step == expected_step == 40
+    assert step == expected_step == 60
     assert data == expected_data
     assert data
+    (profile,) = (straight / "profile").rglob("*.xplane.pb")  # which changed nothing
+    assert profile.stat().st_size > 1e5
+    assert f"profile of steps 26 to 28: {straight / 'profile'}" in (tmp_path / "straight.log").read_text()
     assert len(leaves(items)) == len(leaves(expected)) > 100
     assert all(a.tobytes() == b.tobytes() for a, b in zip(leaves(items), leaves(expected), strict=True))

@@ -1,5 +1,6 @@
 """What TensorBoard and W&B were given, read back from their own files."""
 
+import contextlib
 import json
 import struct
 import sys
@@ -158,6 +159,16 @@ def test_a_run_may_be_shown_from_some_step_on(tmp_path):
     check_unchanged(without, saved, tmp_path)
     with pytest.raises(ConfigError, match="seed"):
         check_unchanged(saved, tiny_run(wandb="vision", seed=5).to_dict(), tmp_path)
+
+
+def test_wandb_is_told_how_a_run_ends(tmp_path, offline):
+    (tmp_path / "config.json").write_text("{}")
+    for error, code in ((None, 0), (TrainingError("the loss is not finite"), 1)):
+        with contextlib.suppress(TrainingError), contextlib.ExitStack() as open_things:
+            open_things.callback(MetricsWriter(tmp_path, 0, 6, "vision").close)
+            if error:
+                raise error
+        assert wandb_parts(tmp_path)[-1][-1].exit.exit_code == code
 
 
 def test_a_trained_run_is_in_wandb(tmp_path, offline):

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, LogFormatter
 
-from mmfuser_jax.evaluate.curves import AXES, GRAY, PANELS, Mark, Panel, RunCurves, stage_marks
+from mmfuser_jax.evaluate.curves import AXES, GRAY, PANELS, Mark, Panel, RunCurves, extent, stage_marks
 
 COLUMNS = 2
 
@@ -33,14 +33,15 @@ def draw_runs(runs: Sequence[RunCurves], path: Path, axis: str = "step") -> None
     """
     keys = [key for key in PANELS if any(key in run.curves for run in runs)]
     marks, rows = stage_marks(runs), -(-len(keys) // COLUMNS)
+    heights = name_heights(marks, extent(runs))
     figure = Figure(figsize=(12, 0.5 + 2.5 * rows), layout="constrained")
     grid = figure.subplots(rows, COLUMNS, sharex=True, squeeze=False)
     cells = list(grid.flat)
     for place, cell in enumerate(cells):
         if place < len(keys):
             _panel(cell, PANELS[keys[place]], runs, keys[place])
-            for mark in marks:
-                _mark(cell, mark, named=place < COLUMNS)
+            for mark, height in zip(marks, heights, strict=True):
+                _mark(cell, mark, height if place < COLUMNS else None)
         else:
             cell.set_axis_off()
         if len(keys) - COLUMNS <= place < len(keys):
@@ -75,12 +76,28 @@ def _panel(cell: Axes, panel: Panel, runs: Sequence[RunCurves], key: str) -> Non
     cell.tick_params(labelsize=8, colors=GRAY, which="both")
 
 
-def _mark(cell: Axes, mark: Mark, *, named: bool) -> None:
-    """A dashed line where a stage begins, and its name."""
+def name_heights(marks: Sequence[Mark], width: float) -> list[float]:
+    """Where the names of marks end, in shares of a panel's height: no two names at nearly the same x lie on each other.
+
+    Args:
+      marks: in any order.
+      width: of the panel, as `Mark.at`.
+    """
+    heights: list[float] = []
+    for mark in marks:
+        near = {
+            h for other, h in zip(marks, heights, strict=False) if other.name and abs(other.at - mark.at) < width / 25
+        }
+        heights.append(next((h for h in (1.0, 0.65, 0.3) if h not in near), 1.0))
+    return heights
+
+
+def _mark(cell: Axes, mark: Mark, height: float | None) -> None:
+    """A dashed line where a stage begins, and its name at a height of the panel."""
     if mark.at:
         cell.axvline(mark.at, color=mark.color, lw=0.8, ls=(0, (4, 3)), alpha=0.7, zorder=0.5)
-    if named:
+    if height is not None:
         cell.annotate(
-            mark.name, (mark.at, 1), xycoords=("data", "axes fraction"), xytext=(3, -2), textcoords="offset points",
-            rotation=90, ha="left", va="top", fontsize=7.5, color=mark.color,
+            mark.name, (mark.at, height), xycoords=("data", "axes fraction"), xytext=(3, -2),
+            textcoords="offset points", rotation=90, ha="left", va="top", fontsize=7.5, color=mark.color,
         )  # fmt: skip

@@ -130,9 +130,14 @@ def _common(paths: Sequence[Sequence[str]]) -> int:
     return next((place for place, column in columns if len(set(column)) > 1), min(map(len, paths)) - 1)
 
 
+def extent(runs: Sequence[RunCurves]) -> float:
+    """The largest x of all curves."""
+    return max(float(np.nanmax(curve.x)) for run in runs for curves in run.curves.values() for curve in curves)
+
+
 def stage_marks(runs: Sequence[RunCurves]) -> list[Mark]:
     """Where the stages of runs begin: once where all begin at about the same place, else for every run, the first named."""
-    end = max(float(np.nanmax(curve.x)) for run in runs for curves in run.curves.values() for curve in curves)
+    end = extent(runs)
     longest = max(runs, key=lambda run: len(run.starts)).starts
     agree = all(
         name in longest and abs(at - longest[name]) < 0.01 * end for run in runs for name, at in run.starts.items()

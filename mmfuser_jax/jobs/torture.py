@@ -1,6 +1,6 @@
 """A run that is killed, told to stop, and damaged at random, and moved to fewer devices: it must end as if nothing had been.
 
-Two runs go over the same devices, a third of the steps on each number of them. One is left alone, the other is not.
+Two runs go over the same devices, as many steps on each number of them. One is left alone, the other is not.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mmfuser_jax.train.metrics import read_metrics
 LOG = logging.getLogger(__name__)
 
 DEVICES = (4, 2, 1)
-"""CPU devices of every third of the steps."""
+"""CPU devices of every part of the steps; the parts are alike."""
 
 COMPARED = ("step", "stage", "loss", "accuracy", "grad_norm", "supervised_tokens", "seen", "validation")
 PATIENCE = 600.0
@@ -50,12 +50,15 @@ class Victim:
 
     Attributes:
       workdir, checkpoints: its folders.
+      begun: the step at which it came to the devices that it is on. It must not fall back to an earlier one: what it
+        would then do again was done on other devices, whose sums are not the same to the last bit.
     """
 
     def __init__(self, script: Path, config: str, workdir: Path) -> None:
         """`script` and `config`: see `torture`. Its log is kept beside `workdir`."""
         self.workdir = workdir
         self.checkpoints = workdir / model_folder.CHECKPOINTS
+        self.begun = 0
         self._command = [sys.executable, str(script), f"--config={config}", f"--workdir={workdir}"]
         self._log = workdir.parent / f"{workdir.name}.log"
 
@@ -82,6 +85,17 @@ class Victim:
     def saved(self) -> list[int]:
         """Steps of its checkpoints, newest first."""
         return checksums.steps(self.checkpoints)
+
+    def sound(self) -> list[int]:
+        """Those of them that have their checksums, and that it may fall back to."""
+        saved = (step for step in self.saved() if step >= self.begun)
+        return [step for step in saved if (self.checkpoints / str(step) / checksums.MANIFEST).exists()]
+
+    def take_away_after(self, end: int) -> None:
+        """Deletes its later checkpoints, as if it had not come further."""
+        for step in self.saved():
+            if step > end:
+                shutil.rmtree(self.checkpoints / str(step))
 
     def saving(self) -> bool:
         """Whether a checkpoint is being written."""
@@ -122,7 +136,8 @@ def torture(script: Path, config: str, steps: int, workdir: Path, faults: int, s
     if workdir.exists() or steps < 30:
         raise ValueError(f"{workdir} must not exist, and {steps} steps must be 30 at least")
     workdir.mkdir(parents=True)
-    ends = [steps // 3 // 10 * 10, 2 * steps // 3 // 10 * 10, steps]
+    parts = len(DEVICES)
+    ends = [part * steps // parts // 10 * 10 for part in range(1, parts)] + [steps]
     untouched, tortured = (Victim(script, config, workdir / name) for name in ("untouched", "tortured"))
     for devices, end in zip(DEVICES, ends, strict=True):
         LOG.info("untouched, on %d devices to step %d", devices, end)
@@ -130,13 +145,14 @@ def torture(script: Path, config: str, steps: int, workdir: Path, faults: int, s
     rng, history = random.Random(seed), []
     plan = [kind for _ in range(-(-faults // len(FAULTS))) for kind in rng.sample(list(FAULTS), len(FAULTS))][:faults]
     for index, (devices, end) in enumerate(zip(DEVICES, ends, strict=True)):
-        share = plan[index * faults // 3 : (index + 1) * faults // 3]
+        share = plan[index * faults // parts : (index + 1) * faults // parts]
         for count, kind in enumerate(share):
             begun = tortured.step()
             latest = begun + max(1, (end - begun) // (len(share) - count + 1))
             history.append(_do(tortured, kind, devices, rng.randint(begun + 1, latest), rng))
             LOG.info("%d of %d: %s at step %d", len(history), faults, kind, history[-1].step)
         _leave_alone(tortured, devices, end, last=end == steps)
+        tortured.begun = end
     return same(untouched, tortured, history)
 
 
@@ -148,10 +164,8 @@ def _leave_alone(run: Victim, devices: int, end: int, *, last: bool) -> None:
             if process.returncode:
                 raise RuntimeError(f"a run ended with exit code {process.returncode}: see {run.workdir}.log")
             return
-        run.wait_until(process, lambda: (run.checkpoints / str(end) / checksums.MANIFEST).exists())
-    for step in run.saved():
-        if step > end:
-            shutil.rmtree(run.checkpoints / str(step))
+        run.wait_until(process, lambda: end in run.sound())
+    run.take_away_after(end)
 
 
 def _do(run: Victim, kind: str, devices: int, step: int, rng: random.Random) -> Happened:
@@ -199,12 +213,14 @@ def _damaged(how: Callable[[Path, random.Random], None]) -> Callable[..., None]:
     """Killed, and then the newest of several sound checkpoints is damaged, so that an older one must serve."""
 
     def damage(run: Victim, process: subprocess.Popen, step: int, rng: random.Random) -> None:
-        _kill_at_a_step(run, process, step, rng)
-        known = [x for x in run.saved() if (run.checkpoints / str(x) / checksums.MANIFEST).exists()]
-        if len(known) > 1 and known[0] == run.saved()[0]:
-            folder = run.checkpoints / str(known[0])
-            files = [x for x in sorted(folder.rglob("*")) if x.is_file() and x.name != checksums.MANIFEST]
-            how(rng.choice([x for x in files if x.stat().st_size]), rng)
+        run.wait_until(process, lambda: run.step() >= step and len(run.sound()) > 1)
+        process.kill()
+        process.wait()
+        newest = run.sound()[0]
+        run.take_away_after(newest)  # one that is not known to be sound would be used
+        folder = run.checkpoints / str(newest)
+        files = [x for x in sorted(folder.rglob("*")) if x.is_file() and x.name != checksums.MANIFEST]
+        how(rng.choice([x for x in files if x.stat().st_size]), rng)
 
     return damage
 

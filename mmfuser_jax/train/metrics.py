@@ -143,11 +143,12 @@ class Meter:
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Rows of a metrics.jsonl; none if the file is missing. A torn last line (a killed writer's) is left out."""
+    """Rows of a metrics.jsonl; none if the file is missing. A last line that is not, or not yet, whole is left out."""
     if not path.exists():
         return []
     rows = []
-    for line in path.read_text().splitlines():
+    whole, _, _ = path.read_text().rpartition("\n")
+    for line in whole.splitlines():
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -107,4 +108,5 @@ class WeightsAndBiases:
         self._run.log({**numbers, **pictures}, step=step)
 
     def close(self) -> None:
-        self._run.finish()
+        """Marks the run as failed where an exception brings it to its end."""
+        self._run.finish(exit_code=0 if sys.exc_info()[1] is None else 1)
