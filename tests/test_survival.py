@@ -18,6 +18,7 @@ from mmfuser_jax.train import Stopped, train
 from mmfuser_jax.train.errors import TrainingError
 from mmfuser_jax.train.lock import locked
 from mmfuser_jax.train.stage_data import StageData
+from mmfuser_jax.train.stopping import stop_signals
 from tests.conftest import ROOT
 from tests.test_resume import WALL_CLOCK
 from tests.test_train import tiny_run
@@ -63,6 +64,25 @@ def assert_ends_alike(untouched, workdir):
     for x, expected in zip(jax.tree.leaves(params), jax.tree.leaves(untouched[1]), strict=True):
         assert np.asarray(x).tobytes() == np.asarray(expected).tobytes()
     assert rows(workdir) == rows(untouched[0])
+
+
+def test_leaving_a_block_is_no_error_of_what_runs_in_it():
+    """Such as reading a picture, where whatever goes wrong is a record's fault."""
+    taken = []
+
+    def validate():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except Exception as error:
+            taken.append(error)
+        taken.append("went on")
+
+    with stop_signals() as stop:
+        assert stop.interruptible(lambda: None)
+        assert not stop.interruptible(validate)
+        assert stop.received == signal.SIGTERM
+        assert not stop.interruptible(validate), "nothing is begun after it"
+    assert not taken
 
 
 def truncate(path):

@@ -30,8 +30,8 @@ class Stopped(Exception):  # noqa: N818  (it is no error)
         self.exit_code = 128 + number
 
 
-class _Interrupted(Exception):  # noqa: N818
-    """Leaves a block that may be left at any time."""
+class _Interrupted(BaseException):
+    """Leaves a block that may be left at any time; no Exception, as who handles all of these would take it for his own."""
 
 
 class StopSignals:
@@ -77,9 +77,10 @@ class StopSignals:
             return True
         if self.received is not None:
             return False
-        self._leave = True
         try:
+            self._leave = True
             action()
+            self._leave = False
         except _Interrupted:
             return False
         finally:
