@@ -10,6 +10,7 @@ import time
 import jax
 import numpy as np
 import pytest
+import torch
 
 from mmfuser_jax import presets
 from mmfuser_jax.bench import (
@@ -95,6 +96,17 @@ def test_the_peers_train_alike(small, frozen):
     losses = [ours(batch) for batch in batches]
     assert [theirs(batch) for batch in batches] == pytest.approx(losses, rel=1e-6)
     assert losses[2] < losses[0] * (1 - 1e-3)
+
+
+def test_a_compiled_peer_trains_as_the_peer_does(small):
+    batch, losses = models.random_batch(small, 2, 32), []
+    for wrap in (lambda peer: None, lambda peer: torch.compile(peer, backend="eager")):
+        peer = torch_models.TorchVlm(small)
+        peer.load_state_dict({name: torch.full_like(x, 0.02) for name, x in peer.state_dict().items()})
+        step = torch_models.make_train_step(peer, train_step.optimizer(), forward=wrap(peer))
+        losses.append([float(step(batch)) for _ in range(2)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0][0] != losses[0][1]
 
 
 def test_freezing_changes_the_third_loss(small):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -61,6 +62,7 @@ def exponent(points: Sequence[Point], side: str) -> float:
 def plot(points: Iterable[Point], path: Path) -> None:
     """A panel for each kind of work. Needs matplotlib (extra `demo`)."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator
 
     points = list(points)
     works = list(dict.fromkeys(point.work for point in points))
@@ -71,9 +73,11 @@ def plot(points: Iterable[Point], path: Path) -> None:
         for side, color, name in (("ours", OURS, "ours"), ("theirs", THEIRS, "torch")):
             label = f"{name}, ~n^{exponent(here, side):.2f}"
             axes.loglog(sizes, [getattr(point, side) for point in here], "o-", color=color, label=label, ms=4)
-        axes.set(xlabel=here[0].axis, ylabel="seconds", title=work)
+        axes.set(xlabel=here[0].axis, ylabel="seconds", title=textwrap.fill(work, 30))
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.minorticks_off()
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.title.set_fontsize(9)
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=8)

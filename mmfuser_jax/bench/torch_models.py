@@ -109,7 +109,7 @@ def make_train_step(
     def step(batch: Batch) -> torch.Tensor:
         pixels, ids, targets = (torch.from_numpy(x) for x in (batch.pixels[:, 0], batch.tokens, batch.targets))
         optimizer.zero_grad(set_to_none=True)
-        logits = (forward or module)(pixels, ids)
+        logits = (module if forward is None else forward)(pixels, ids)  # a compiled module has no truth value
         loss = functional.cross_entropy(logits.flatten(0, 1), targets.long().flatten(), ignore_index=IGNORE_INDEX)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, config.clip_norm, foreach=True)

@@ -1,0 +1,68 @@
+"""What a question is: its type, its language, and the item that a model's reply is read into."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import unicodedata
+
+TYPES = ("judgement", "choice", "short", "long")
+"""The paper's four types of instructions."""
+
+LANGUAGES = ("en", "zh")
+
+LETTERS = "ABCDEFGH"
+"""Of the options of a choice, in order."""
+
+YES_NO = {"en": ("Yes", "No"), "zh": ("是", "否")}
+"""What answers of judgements are: of a true and of a false statement."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """A question about one picture, and its answer.
+
+    Attributes:
+      type: of `TYPES`.
+      question: without options and without words that ask for a format.
+      answer: of a choice its letter, of a judgement "yes" or "no" in either language, else text.
+      options: of a choice, without letters; else empty.
+    """
+
+    type: str
+    question: str
+    answer: str
+    options: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Everything that a model wrote freely."""
+        return (self.question, *self.options, *((self.answer,) if self.type in ("short", "long") else ()))
+
+    @property
+    def answer_text(self) -> str:
+        """The answer in words: of a choice, the option that it names."""
+        return self.options[LETTERS.index(self.answer)] if self.type == "choice" else self.answer
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejected:
+    """A part of a reply that is no usable item. Nothing that a model wrote disappears without a reason.
+
+    Attributes:
+      reason: a code to count by, of `replies.REASONS` or `checks.REASONS`.
+      text: that part.
+    """
+
+    reason: str
+    text: str
+
+
+def plain(text: str) -> str:
+    """A text for comparing: full-width forms as usual ones, small letters, no punctuation, single spaces.
+
+    >>> plain("Ａ． The red  one!")
+    'a the red one'
+    """
+    text = unicodedata.normalize("NFKC", text).casefold()
+    return " ".join(re.sub(r"[^\w%+\-/]+|_", " ", text).split())

@@ -1,0 +1,25 @@
+"""Pictures by the hash of their content: each file once, whole or not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def place(folder: Path, sha: str, suffix: str) -> Path:
+    """Where a picture is in a store."""
+    return folder / sha[:2] / f"{sha}{suffix}"
+
+
+def keep(folder: Path, sha: str, suffix: str, content: bytes) -> None:
+    """Writes a picture to its place, if it is not there; it has reached the disk when this returns."""
+    path = place(folder, sha, suffix)
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
