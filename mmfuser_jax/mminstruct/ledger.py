@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,22 @@ CREATE TABLE findings (       -- every place that was looked at, whatever was th
   at REAL NOT NULL
 ) STRICT;
 CREATE INDEX findings_by_reason ON findings (domain, reason);
+CREATE TABLE answers (        -- what came of every question that was asked; those without a row were not yet
+  key TEXT PRIMARY KEY,       -- of the question and the model
+  step TEXT NOT NULL, domain TEXT NOT NULL, image TEXT NOT NULL, kind TEXT NOT NULL, language TEXT NOT NULL,
+  prompt TEXT NOT NULL,       -- template and its version
+  seed INTEGER NOT NULL,
+  model TEXT NOT NULL,
+  text TEXT NOT NULL,         -- of the reply
+  finish TEXT NOT NULL,       -- why it ends
+  reason TEXT NOT NULL,       -- why there is no reply
+  detail TEXT NOT NULL,
+  attempts INTEGER NOT NULL,
+  input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, usd REAL NOT NULL,
+  seconds REAL NOT NULL,
+  at REAL NOT NULL
+) STRICT;
+CREATE INDEX answers_by_step ON answers (step, domain, reason);
 """
 
 
@@ -74,6 +90,30 @@ class Finding:
     sha: str = ""
     reason: str = ""
     detail: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerRow:
+    """What came of a question; the fields are those of the table `answers`."""
+
+    key: str
+    step: str
+    domain: str
+    image: str
+    kind: str
+    language: str
+    prompt: str
+    seed: int
+    model: str
+    text: str
+    finish: str
+    reason: str
+    detail: str
+    attempts: int
+    input_tokens: int
+    output_tokens: int
+    usd: float
+    seconds: float
 
 
 class Ledger:
@@ -132,6 +172,34 @@ class Ledger:
     def add_finding(self, finding: Finding) -> None:
         """What was found at a place, instead of what was found there before."""
         self._insert("findings", finding, "OR REPLACE")
+
+    def add_answer(self, row: AnswerRow) -> None:
+        """What came of a question, instead of what came of it before; what that had cost and taken is added."""
+        before = self._db.execute(
+            "SELECT usd, input_tokens, output_tokens, attempts FROM answers WHERE key = ?", (row.key,)
+        ).fetchone() or (0.0, 0, 0, 0)
+        usd, read, written, attempts = before
+        row = dataclasses.replace(
+            row, usd=row.usd + usd, input_tokens=row.input_tokens + read, output_tokens=row.output_tokens + written,
+            attempts=row.attempts + attempts,
+        )  # fmt: skip
+        self._insert("answers", row, "OR REPLACE")
+
+    def settled(self, step: str, passing: Sequence[str]) -> set[str]:
+        """Keys of a step's questions that need not be asked again: all but those that failed for a passing reason."""
+        marks = ", ".join("?" * len(passing))
+        sql = f"SELECT key FROM answers WHERE step = ? AND reason NOT IN ({marks})"
+        return {key for (key,) in self._db.execute(sql, (step, *passing))}
+
+    def spent(self) -> float:
+        """US dollars, over all steps."""
+        return float(self._db.execute("SELECT coalesce(sum(usd), 0) FROM answers").fetchone()[0])
+
+    def answers(self, step: str) -> Iterator[AnswerRow]:
+        """What came of a step's questions, in the order of their keys."""
+        names = ", ".join(field.name for field in dataclasses.fields(AnswerRow))
+        for row in self._db.execute(f"SELECT {names} FROM answers WHERE step = ? ORDER BY key", (step,)):
+            yield AnswerRow(*row)
 
     def stamps(self) -> dict[str, str]:
         """Place → stamp of what was found there."""

@@ -98,6 +98,33 @@ class Collect(_Fields):
     filters: Filters = Filters()
 
 
+class Server(_Fields):
+    """A server that speaks OpenAI's protocol.
+
+    Attributes:
+      base_url: up to and with `/v1`.
+      model: its name there.
+      keys: variables of the environment that hold keys, each asked as if it were a server of its own; never the keys.
+      most: questions on their way at a time, of each key.
+      requests_per_minute, tokens_per_minute: of each key; 0 for no limit.
+      timeout_seconds: for an answer.
+      temperature: of drawing tokens.
+      json_schema: whether it can hold an answer to a JSON schema; else answers are tagged text.
+      patience: factor of the pauses before a question is asked again.
+    """
+
+    base_url: str
+    model: str
+    keys: list[str] = []
+    most: int = pydantic.Field(default=64, ge=1)
+    requests_per_minute: int = pydantic.Field(default=0, ge=0)
+    tokens_per_minute: int = pydantic.Field(default=0, ge=0)
+    timeout_seconds: float = pydantic.Field(default=120.0, gt=0)
+    temperature: float = 0.7
+    json_schema: bool = True
+    patience: float = pydantic.Field(default=1.0, ge=0)
+
+
 class Config(_Fields):
     """What project.yaml says.
 
@@ -105,11 +132,15 @@ class Config(_Fields):
       name: of the data set to be.
       languages: of instructions.
       collect: of that step.
+      servers: to ask.
+      budget_usd: that all steps together may spend; None for no limit.
     """
 
     name: str
     languages: list[Literal[LANGUAGES]] = list(LANGUAGES)  # type: ignore[valid-type]
     collect: Collect = Collect()
+    servers: list[Server] = []
+    budget_usd: float | None = None
 
 
 class Project:
