@@ -15,6 +15,16 @@ def write_text(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """As `write_text`; the content has reached the disk when this returns."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file, {} where there is no file.
 

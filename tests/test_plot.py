@@ -115,10 +115,11 @@ def test_stages_are_marked_once_where_runs_agree(runs, tmp_path):
     ]  # fmt: skip
 
 
-def test_a_run_that_goes_on_may_have_a_torn_line(tmp_path):
+def test_a_run_that_goes_on_may_have_a_torn_line(tmp_path, caplog):
     whole = load_runs([write_run(tmp_path)])[0]
     torn = load_runs([write_run(tmp_path, tail='{"step": 162, "stage": "finetu')])[0]
     np.testing.assert_array_equal(torn.curves["loss"][0].y, whole.curves["loss"][0].y)
+    assert not caplog.messages, "a line that is being written is no damage"
 
 
 def test_validations_are_no_must(tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import orbax.checkpoint as ocp
 
+from mmfuser_jax import checksums
 from mmfuser_jax.train.metrics import read_metrics
 from tests.conftest import ROOT, UNOPTIMIZED
 
@@ -41,7 +42,7 @@ def rows(workdir):
 def kill_after(process, workdir, step):
     """When it has saved this step and gone on."""
     deadline = time.monotonic() + 300
-    saved = workdir / "checkpoints" / str(step) / "checksums.json"
+    saved = workdir / "checkpoints" / str(step) / checksums.MANIFEST
     while not (saved.exists() and any(row["step"] > step for row in rows(workdir))):
         assert process.poll() is None, "training ended before it could be killed"
         assert time.monotonic() < deadline

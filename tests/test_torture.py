@@ -12,11 +12,11 @@ SCRIPT, CONFIG = ROOT / "launch" / "train.py", str(ROOT / "configs" / "torture.p
 
 
 def test_a_tortured_run_ends_like_one_left_alone(tmp_path, monkeypatch, capsys):
-    chosen = ("killed while it saved", "killed, a bit flipped")
+    chosen = ("killed while it saved", "SIGTERM", "killed, a bit flipped")
     monkeypatch.setattr(torture, "DEVICES", (2, 1))
     monkeypatch.setattr(torture, "FAULTS", {name: torture.FAULTS[name] for name in chosen})
     workdir = tmp_path / "torture"
-    assert torture.torture(SCRIPT, CONFIG, 30, workdir, faults=2, seed=1), (workdir / "tortured.log").read_text()
+    assert torture.torture(SCRIPT, CONFIG, 30, workdir, faults=3, seed=1), (workdir / "tortured.log").read_text()
     said = capsys.readouterr().out
     assert "rows of metrics.jsonl are the same" in said
     assert all(name in said for name in chosen)

@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Collection, Iterator
 
-from mmfuser_jax.data.labels import CJK, LATIN_WORD, text_length
+from mmfuser_jax.data.labels import CJK, CJK_PER_WORD, LATIN_WORD, text_length
 from mmfuser_jax.mminstruct.items import Item, plain
 from mmfuser_jax.mminstruct.replies import REFUSALS
 
@@ -70,11 +70,8 @@ def _language(item: Item, expected: Expected) -> bool:
 
 
 def language_of(text: str) -> str:
-    """ "zh" or "en", whichever says more; "" where there is neither.
-
-    A Chinese character says about as much as two thirds of an English word.
-    """
-    chinese = sum(map(len, CJK.findall(text))) / 1.5
+    """ "zh" or "en", whichever says more; "" where there is neither."""
+    chinese = sum(map(len, CJK.findall(text))) / CJK_PER_WORD
     english = len(LATIN_WORD.findall(text))
     return "" if not chinese and not english else "zh" if chinese >= english else "en"
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -13,6 +11,7 @@ from PIL import Image
 from mmfuser_jax.data.images import open_image, opened
 from mmfuser_jax.data.records import ImageFile, RecordError
 from mmfuser_jax.mminstruct.project import Filters
+from mmfuser_jax.prepare.pictures import read_picture
 
 REASONS = {
     "missing_image": "there is no such file",
@@ -68,16 +67,9 @@ def read(file: ImageFile) -> bytes:
     Raises:
       RecordError: it is not there, not readable, or larger than READABLE.
     """
-    if isinstance(file, bytes):
-        return file
-    try:
-        if os.path.getsize(file) > READABLE:
-            raise RecordError(f"{file}: more than {READABLE:,} bytes", "too_many_bytes")
-        return Path(file).read_bytes()
-    except FileNotFoundError:
-        raise RecordError(f"{file}: no such picture", "missing_image") from None
-    except OSError as error:
-        raise RecordError(f"{file}: not readable ({error})", "bad_image") from None
+    if not isinstance(file, bytes) and file.exists() and file.stat().st_size > READABLE:
+        raise RecordError(f"{file}: more than {READABLE:,} bytes", "too_many_bytes")
+    return read_picture(file)
 
 
 def inspect(content: bytes, filters: Filters | None) -> Inspected:

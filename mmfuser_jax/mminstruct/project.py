@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from mmfuser_jax import files
 from mmfuser_jax.mminstruct.items import LANGUAGES
-from mmfuser_jax.mminstruct.seed_questions import load_domains
+from mmfuser_jax.mminstruct.seed_questions import domain_names
 
 CONFIG, LEDGER, IMAGES = "project.yaml", "ledger.sqlite", "images"
 
@@ -41,8 +41,8 @@ class ProjectError(ValueError):
 
 
 def _known_domain(name: str) -> str:
-    if name not in load_domains():
-        raise ValueError(f"no domain {name!r}; there are {', '.join(load_domains())}")
+    if name not in domain_names():
+        raise ValueError(f"no domain {name!r}; there are {', '.join(domain_names())}")
     return name
 
 
@@ -69,7 +69,7 @@ class PictureSource(_Fields):
     """Where pictures of a domain are.
 
     Attributes:
-      domain: of `seed_questions.load_domains`.
+      domain: of `seed_questions.domain_names`.
       folder: of picture files; or
       records: as `data.sources.open_source` takes them; of these, `split` and `image_folder`.
       licence: of all of them, kept beside each.
@@ -190,8 +190,10 @@ def init_project(folder: Path, name: str, domain: str, pictures: Path) -> Projec
     path = folder / CONFIG
     if path.exists():
         raise ProjectError(f"{path}: there is a project here already")
-    if domain not in load_domains():
-        raise ProjectError(f"no domain {domain!r}; there are {', '.join(load_domains())}")
+    try:
+        _known_domain(domain)
+    except ValueError as error:
+        raise ProjectError(str(error)) from None
     if not pictures.expanduser().is_dir():
         raise ProjectError(f"{pictures}: no such folder")
     folder.mkdir(parents=True, exist_ok=True)

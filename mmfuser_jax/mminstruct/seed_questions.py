@@ -70,6 +70,11 @@ def load_domains(folder: Path = FOLDER) -> dict[str, Domain]:
     return {path.stem: _domain(path) for path in _files(folder)}
 
 
+def domain_names(folder: Path = FOLDER) -> list[str]:
+    """Of all domains, without reading their files."""
+    return [path.stem for path in _files(folder)]
+
+
 def load_placeholders(folder: Path = FOLDER) -> dict[str, dict[str, str]]:
     """Placeholder → what it stands for, by language."""
     return _read(folder / f"{PLACEHOLDERS}.yaml")

@@ -17,8 +17,8 @@ def print_status(ledger: Ledger) -> None:
         others = ", ".join(f"{count:,} {REASONS.get(what, what)}" for what, count in whats.items() if what != "kept")
         table.add_row(domain, f"{sum(whats.values()):,}", f"{whats.get('kept', 0):,}", others)
     if len(counts) > 1:
-        total = {key: sum(whats.get(key, 0) for whats in counts.values()) for key in ("kept",)}
         looked = sum(sum(whats.values()) for whats in counts.values())
+        kept = sum(whats.get("kept", 0) for whats in counts.values())
         table.add_section()
-        table.add_row("all", f"{looked:,}", f"{total['kept']:,}", "")
+        table.add_row("all", f"{looked:,}", f"{kept:,}", "")
     Console().print(table)
