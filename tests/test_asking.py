@@ -9,10 +9,12 @@ import time
 
 import pytest
 
-from mmfuser_jax.mminstruct.asking import ATTEMPTS, PASSING, Answer, Ask, AskingError, Budget, Endpoint, Pace, ask_all
-from mmfuser_jax.mminstruct.ledger import AnswerRow, Ledger
+from mmfuser_jax.mminstruct.asking import Budget, ask_all
+from mmfuser_jax.mminstruct.endpoints import ATTEMPTS, PASSING, AskingError, Endpoint, Pace
+from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.prices import NAME, Price, PriceError, Tokens, price_of
 from mmfuser_jax.mminstruct.project import ProjectError, Server
+from mmfuser_jax.mminstruct.questions import Answer, Ask
 from tests.fake_openai import FakeServer, completion
 from tests.nursery import nursery
 
@@ -225,15 +227,6 @@ class Nothing(dict):
         """Keeps nothing."""
 
 
-def row(answer, cost):
-    ask = answer.ask
-    return AnswerRow(
-        ask.key("m"), ask.step, ask.domain, ask.image, ask.kind, ask.language, ask.prompt, ask.seed, "m", answer.text,
-        answer.finish, answer.reason, answer.detail, answer.attempts, answer.tokens.input, answer.tokens.output, cost,
-        answer.seconds,
-    )  # fmt: skip
-
-
 def asked_into(ledger, server, count):
     """Asks whatever the ledger has no answer of."""
     known = ledger.settled("caption", PASSING)
@@ -241,7 +234,7 @@ def asked_into(ledger, server, count):
     def take(taken):
         with ledger.changes():
             for answer, cost in taken:
-                ledger.add_answer(row(answer, cost))
+                ledger.add_answer(answer.row(cost))
 
     asks = (ask for ask in questions(count) if ask.key("m") not in known)
     price = Price(1.0, 1.0)
