@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -15,8 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
+from mmfuser_jax.data.records import Record, Turn
+from mmfuser_jax.data.sources import InMemory
 from mmfuser_jax.mminstruct import store
-from mmfuser_jax.mminstruct.collect import collect
+from mmfuser_jax.mminstruct.collect import candidates, collect
 from mmfuser_jax.mminstruct.inspection import REASONS, difference_hash, inspect, nearest
 from mmfuser_jax.mminstruct.ledger import Ledger, LedgerError
 from mmfuser_jax.mminstruct.project import CONFIG, Project, ProjectError, init_project
@@ -165,6 +168,21 @@ def test_pictures_of_records(tmp_path, pictures):
     project = project_of(tmp_path, pictures, **{f"folder: {pictures}": source})
     (row,) = map_rows_after(project)
     assert (row.origin, row.licence) == (str(pictures / "a_first.png"), "CC0")
+
+
+def test_pictures_within_records_are_looked_at_once_and_not_held(tmp_path, pictures, monkeypatch):
+    content = (pictures / "a_first.png").read_bytes()
+    turns = (Turn("human", "<image>\nWhat?"), Turn("gpt", "Boxes"))
+    records = InMemory([Record(str(index), (content,), (turns,)) for index in range(3)])
+    monkeypatch.setattr("mmfuser_jax.mminstruct.collect._opened", lambda spec: records)
+    project = project_of(tmp_path, pictures, **{f"folder: {pictures}": "records: built"})
+    looked = []
+    monkeypatch.setattr("mmfuser_jax.mminstruct.collect.inspect", lambda *args: looked.append(1) or inspect(*args))
+    (row,) = map_rows_after(project)
+    assert len(looked) == 1
+    assert row.origin == f"built#{row.sha}"
+    assert store.place(project.images, row.sha, ".png").read_bytes() == content
+    assert content not in pickle.dumps(next(candidates(project, project.config.collect.sources[0])))
 
 
 def test_kills_leave_no_trace(tmp_path, pictures):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from mmfuser_jax.data.records import ImageFile, RecordError
+from mmfuser_jax.data.records import RecordError
 from mmfuser_jax.data.sources import SourceSpec, open_source
 from mmfuser_jax.mminstruct import store
 from mmfuser_jax.mminstruct.inspection import Inspected, inspect, nearest, read
@@ -27,17 +28,40 @@ BATCH = 32
 
 
 @dataclasses.dataclass(frozen=True)
+class InRecord:
+    """A picture that a record holds, and not a file: read when it is looked at, as all of them need not fit into memory."""
+
+    spec: SourceSpec
+    index: int
+    position: int
+
+    def read(self) -> bytes:
+        """The content of its file.
+
+        Raises:
+          RecordError: the record cannot be used.
+        """
+        content = _opened(self.spec)[self.index].images[self.position]
+        assert isinstance(content, bytes)
+        return content
+
+
+_opened = functools.cache(open_source)
+"""Once in every process."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Candidate:
     """A picture that may be taken.
 
     Attributes:
-      file: where it is, or its content.
+      file: where it is.
       place: names it in the ledger.
       stamp: changes where its content may have changed.
       source: that it is of.
     """
 
-    file: ImageFile
+    file: Path | InRecord
     place: str
     stamp: str
     source: PictureSource
@@ -69,8 +93,9 @@ def collect(project: Project, ledger: Ledger, workers: int = 1) -> None:
       ProjectError: there is no source, or not what the config says.
     """
     known = ledger.stamps()
-    waiting = [x for source in project.config.collect.sources for x in candidates(project, source)]
-    waiting = [candidate for candidate in waiting if known.get(candidate.place) != candidate.stamp]
+    found = (x for source in project.config.collect.sources for x in candidates(project, source))
+    # By place: pictures of records are often in several of them.
+    waiting = list({x.place: x for x in found if known.get(x.place) != x.stamp}.values())
     filters = project.config.collect.filters
     taking = _Taking(ledger, filters.near)
     batches = [waiting[start : start + BATCH] for start in range(0, len(waiting), BATCH)]
@@ -87,36 +112,42 @@ def candidates(project: Project, source: PictureSource) -> Iterator[Candidate]:
     Raises:
       ProjectError: it is not there, or has none.
     """
-    count = 0
-    for file in _of_folder(project, source) if source.folder else _of_records(project, source):
-        count += 1
-        if isinstance(file, bytes):
-            digest = hashlib.sha256(file).hexdigest()
-            yield Candidate(file, f"{source.records}#{digest}", digest, source)
-        else:
-            yield Candidate(file, os.fspath(file), _stamp(file), source)
-    if not count:
+    candidate = None
+    for candidate in _of_folder(project, source) if source.folder else _of_records(project, source):
+        yield candidate
+    if candidate is None:
         raise ProjectError(f"{source.folder or source.records}: no pictures here")
 
 
-def _of_folder(project: Project, source: PictureSource) -> Iterable[Path]:
+def _of_folder(project: Project, source: PictureSource) -> Iterator[Candidate]:
     folder = project.path(source.folder)
     if not folder.is_dir():
         raise ProjectError(f"{folder}: no such folder (collect.sources, domain {source.domain})")
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in PICTURES and path.is_file():
+            yield _of_file(path, source)
 
 
-def _of_records(project: Project, source: PictureSource) -> Iterator[ImageFile]:
+def _of_records(project: Project, source: PictureSource) -> Iterator[Candidate]:
     local = project.path(source.records)
     image_folder = os.fspath(project.path(source.image_folder)) if source.image_folder else ""
-    records = open_source(
-        SourceSpec(os.fspath(local) if local.exists() else source.records, source.split, image_folder)
-    )
+    spec = SourceSpec(os.fspath(local) if local.exists() else source.records, source.split, image_folder)
+    records = _opened(spec)
     for index in range(len(records)):
         try:
-            yield from records[index].images
+            images = records[index].images
         except RecordError:  # `launch/data.py audit` is for these
             continue
+        for position, image in enumerate(images):
+            if isinstance(image, bytes):
+                digest = hashlib.sha256(image).hexdigest()
+                yield Candidate(InRecord(spec, index, position), f"{source.records}#{digest}", digest, source)
+            else:
+                yield _of_file(image, source)
+
+
+def _of_file(path: Path, source: PictureSource) -> Candidate:
+    return Candidate(path, os.fspath(path), _stamp(path), source)
 
 
 def _stamp(path: Path) -> str:
@@ -134,12 +165,13 @@ def _look_at(shared: _Shared, batch: list[Candidate]) -> list[Look]:
 def _look(shared: _Shared, candidate: Candidate) -> Look:
     """In a worker: what is usable is in the store when this returns, before the ledger says so."""
     try:
-        content = read(candidate.file)
+        file = candidate.file
+        content = file.read() if isinstance(file, InRecord) else read(file)
         inspected = inspect(content, shared.filters if candidate.source.filtered else None)
     except RecordError as error:
         return Look(candidate, None, error.reason, str(error))
     store.keep(shared.folder, inspected.sha, inspected.suffix, content)
-    return Look(dataclasses.replace(candidate, file=b""), inspected)
+    return Look(candidate, inspected)
 
 
 class _Taking:

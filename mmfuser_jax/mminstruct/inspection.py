@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from mmfuser_jax.data.images import open_image, opened
-from mmfuser_jax.data.records import ImageFile, RecordError
+from mmfuser_jax.data.records import RecordError
 from mmfuser_jax.mminstruct.project import Filters
 from mmfuser_jax.prepare.pictures import read_picture
 
@@ -61,13 +62,13 @@ class Inspected:
     fault: str
 
 
-def read(file: ImageFile) -> bytes:
+def read(file: Path) -> bytes:
     """The content of a picture's file.
 
     Raises:
       RecordError: it is not there, not readable, or larger than READABLE.
     """
-    if not isinstance(file, bytes) and file.exists() and file.stat().st_size > READABLE:
+    if file.exists() and file.stat().st_size > READABLE:
         raise RecordError(f"{file}: more than {READABLE:,} bytes", "too_many_bytes")
     return read_picture(file)
 
