@@ -1,5 +1,6 @@
 """Questions to a server that is slow, busy, broken or wrong: each is answered or has a reason, and is paid for once."""
 
+import asyncio
 import os
 import random
 import resource
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from mmfuser_jax.mminstruct.asking import Budget, ask_all
+from mmfuser_jax.mminstruct.asking import Budget, _Asking, ask_all
 from mmfuser_jax.mminstruct.endpoints import ATTEMPTS, PASSING, AskingError, Endpoint, Pace
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.prices import NAME, Price, PriceError, Tokens, price_of
@@ -127,6 +128,25 @@ def test_what_no_question_would_survive_ends_it_all(status):
         with pytest.raises(AskingError, match=r"127.0.0.1:\d+/v1, model m: .*no such key"):
             ask(server, questions(1000))
         assert len(server.bodies) < 20
+
+
+def test_answers_that_came_with_an_error_are_written():
+    (question,), written = questions(1), []
+    asking = _Asking(
+        [Endpoint(Server(base_url="http://x", model="m"), "")], Budget(FREE, 0.0, None), lambda ask: b"", written.extend
+    )
+
+    async def fail():
+        raise AskingError("no such key")
+
+    async def both():
+        tasks = [asyncio.create_task(fail()), asyncio.create_task(asyncio.sleep(0, Answer(question, "m", "fine")))]
+        await asyncio.wait(tasks)
+        with pytest.raises(AskingError, match="no such key"):
+            asking._write(tasks)
+
+    asyncio.run(both())
+    assert [answer.text for answer, _ in written] == ["fine"]
 
 
 def test_keys_come_from_the_environment_and_share_the_work(monkeypatch):
