@@ -15,6 +15,7 @@ from mmfuser_jax.mminstruct.endpoints import ATTEMPTS, PASSING, AskingError, End
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.prices import NAME, Price, PriceError, Tokens, price_of
 from mmfuser_jax.mminstruct.project import ProjectError, Server
+from mmfuser_jax.mminstruct.schema import AnswerRow
 from mmfuser_jax.mminstruct.questions import Answer, Ask
 from tests.fake_openai import FakeServer, completion
 from tests.nursery import nursery
@@ -286,7 +287,7 @@ def test_thirty_kills_lose_and_double_nothing(tmp_path):
         children.begin("asks_all")
         assert children.end() == 0, children.errors()
     with Ledger(tmp_path / "ledger") as ledger:
-        rows = list(ledger.answers("caption"))
+        rows = list(ledger.rows(AnswerRow, "step = 'caption'", order="key"))
         assert ledger.spent() == pytest.approx(QUESTIONS * 120e-6)
     assert [x.text for x in sorted(rows, key=lambda x: x.seed)] == [f"WHAT IS {x}?" for x in range(QUESTIONS)]
     assert QUESTIONS < len(server.bodies) <= QUESTIONS + kills * 8
@@ -305,11 +306,11 @@ def test_what_failed_for_a_passing_reason_is_asked_by_the_next_run(tmp_path):
     with FakeServer(reply) as fake, Ledger(tmp_path / "ledger") as ledger:
         server = Server(base_url=fake.base_url, model="m", patience=0.01)
         asked_into(ledger, server, 6)
-        assert {x.seed: x.reason for x in ledger.answers("caption") if x.reason} == {3: "busy", 4: "refused_by_server"}
+        assert {x.seed: x.reason for x in ledger.rows(AnswerRow, "step = 'caption'", order="key") if x.reason} == {3: "busy", 4: "refused_by_server"}
         up.set()
         fake.bodies.clear()
         assert asked_into(ledger, server, 6).asked == 1
-        (late,) = (x for x in ledger.answers("caption") if x.seed == 3)
+        (late,) = (x for x in ledger.rows(AnswerRow, "step = 'caption'", order="key") if x.seed == 3)
         assert (late.text, late.attempts) == ("fine", ATTEMPTS + 1)
 
 

@@ -23,6 +23,7 @@ from mmfuser_jax.mminstruct.collect import candidates, collect
 from mmfuser_jax.mminstruct.inspection import REASONS, difference_hash, inspect, nearest
 from mmfuser_jax.mminstruct.ledger import Ledger, LedgerError
 from mmfuser_jax.mminstruct.project import CONFIG, Project, ProjectError, init_project
+from mmfuser_jax.mminstruct.schema import ImageRow
 from mmfuser_jax.mminstruct.sheet import draw_sheet
 from tests.conftest import ROOT
 from tests.test_cli import launch_script
@@ -75,7 +76,7 @@ def project_of(tmp_path, pictures, **replacements):
 def contents(project):
     """Everything in the ledger but the time."""
     with Ledger(project.ledger) as ledger:
-        images = sorted(map(dataclasses.astuple, ledger.images()))
+        images = sorted(map(dataclasses.astuple, ledger.rows(ImageRow)))
         findings = ledger._db.execute("SELECT place, stamp, domain, sha, reason, detail FROM findings").fetchall()
     return images, sorted(findings)
 
@@ -101,14 +102,14 @@ def test_what_is_taken_and_why_the_rest_is_not(tmp_path, pictures):
     assert set(expected.values()) <= set(REASONS)
     assert len(findings) == len(images) + 2  # the same file, and no picture
     with Ledger(project.ledger) as ledger:
-        twin = next(ledger.images("reason = 'near_duplicate'")).twin
+        twin = next(ledger.rows(ImageRow, "reason = 'near_duplicate'")).twin
         assert ledger.image(twin).origin == str(pictures / "a_first.png")
         assert ledger.picture_counts()["posters"]["kept"] == 5
 
 
 def map_rows(project):
     with Ledger(project.ledger) as ledger:
-        return list(ledger.images())
+        return list(ledger.rows(ImageRow))
 
 
 def test_files_of_the_store_are_the_pictures(tmp_path, pictures):

@@ -25,7 +25,7 @@ def test_module_imports(name):
 
 
 LAYERS = (
-    {"types", "cli", "files", "processes", "hub", "layout", "compilation", "xla_flags", "hardware"},
+    {"types", "cli", "files", "processes", "hub", "layout", "compilation", "xla_flags", "hardware", "locks"},
     {"sharding", "distributed", "checksums"},
     {"ops", "checkpoint"},
     {"models", "data"},

@@ -16,7 +16,7 @@ from mmfuser_jax import checksums
 from mmfuser_jax.checkpoint import CheckpointError
 from mmfuser_jax.train import Stopped, train
 from mmfuser_jax.train.errors import TrainingError
-from mmfuser_jax.train.lock import locked
+from mmfuser_jax.locks import LockedError, locked
 from mmfuser_jax.train.stage_data import StageData
 from mmfuser_jax.train.stopping import stop_signals
 from tests.conftest import ROOT
@@ -200,7 +200,7 @@ def test_the_best_checkpoint_stays_beside_the_newest(tmp_path):
 
 
 def test_one_run_at_a_time(tmp_path):
-    with locked(tmp_path), pytest.raises(TrainingError, match=rf"a run is going on here \(process {os.getpid()} on "):
+    with locked(tmp_path), pytest.raises(LockedError, match=rf"a run is going on here \(process {os.getpid()} on "):
         train(config(), tmp_path)
     assert not (tmp_path / "config.json").exists()
     with locked(tmp_path):

@@ -15,8 +15,9 @@ from mmfuser_jax.data.records import RecordError
 from mmfuser_jax.data.sources import SourceSpec, open_source
 from mmfuser_jax.mminstruct import store
 from mmfuser_jax.mminstruct.inspection import Inspected, inspect, nearest, read
-from mmfuser_jax.mminstruct.ledger import Finding, ImageRow, Ledger
+from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import Filters, PictureSource, Project, ProjectError
+from mmfuser_jax.mminstruct.schema import Finding, ImageRow
 from mmfuser_jax.prepare.progress import shown
 from mmfuser_jax.processes import in_order
 
@@ -189,17 +190,17 @@ class _Taking:
         candidate, inspected = look.candidate, look.inspected
         finding = Finding(candidate.place, candidate.stamp, candidate.source.domain)
         if inspected is None:
-            self._ledger.add_finding(dataclasses.replace(finding, reason=look.reason, detail=look.detail))
+            self._ledger.add(dataclasses.replace(finding, reason=look.reason, detail=look.detail), "OR REPLACE")
             return
         finding = dataclasses.replace(finding, sha=inspected.sha)
         if first := self._ledger.image(inspected.sha):
             again = first.origin != candidate.place
             found = {"reason": "same_file", "detail": first.origin} if again else {}
-            self._ledger.add_finding(dataclasses.replace(finding, **found))
+            self._ledger.add(dataclasses.replace(finding, **found), "OR REPLACE")
             return
         row = self._row(candidate, inspected)
-        self._ledger.add_image(row)
-        self._ledger.add_finding(finding)
+        self._ledger.add(row)
+        self._ledger.add(finding, "OR REPLACE")
         if row.state == "kept":
             self._remember(row)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import unicodedata
+from collections.abc import Sequence
 
 TYPES = ("judgement", "choice", "short", "long")
 """The paper's four types of instructions."""
@@ -66,3 +68,13 @@ def plain(text: str) -> str:
     """
     text = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(re.sub(r"[^\w%+\-/]+|_", " ", text).split())
+
+
+def as_body(exchanges: Sequence[Item]) -> str:
+    """The exchanges of a conversation, of a single question its only one, as the ledger keeps them."""
+    return json.dumps([dataclasses.asdict(item) for item in exchanges], ensure_ascii=False)
+
+
+def from_body(body: str) -> tuple[Item, ...]:
+    """What `as_body` has written."""
+    return tuple(Item(**{**fields, "options": tuple(fields["options"])}) for fields in json.loads(body))

@@ -6,114 +6,19 @@ import contextlib
 import dataclasses
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-VERSION = 1
+from mmfuser_jax.mminstruct.schema import SCHEMA, TABLES, VERSION, AnswerRow, ImageRow
 
-SCHEMA = """
-CREATE TABLE images (
-  sha TEXT PRIMARY KEY,       -- SHA-256 of the file, which is its name in the store
-  domain TEXT NOT NULL,
-  suffix TEXT NOT NULL,       -- of the file in the store
-  width INTEGER NOT NULL, height INTEGER NOT NULL, bytes INTEGER NOT NULL,
-  origin TEXT NOT NULL,       -- path or address that it was first found at
-  licence TEXT NOT NULL,
-  hash INTEGER NOT NULL,      -- perceptual, as a signed number of 64 bits
-  state TEXT NOT NULL,        -- kept or dropped
-  reason TEXT NOT NULL,       -- why it is dropped
-  twin TEXT NOT NULL,         -- which picture it is nearly the same as
-  at REAL NOT NULL
-) STRICT;
-CREATE INDEX images_by_state ON images (domain, state, reason);
-CREATE TABLE findings (       -- every place that was looked at, whatever was there
-  place TEXT PRIMARY KEY,
-  stamp TEXT NOT NULL,        -- changes where the content may have changed
-  domain TEXT NOT NULL,
-  sha TEXT NOT NULL,          -- of the picture; none where there is no usable one
-  reason TEXT NOT NULL,       -- why it is not, or that the picture was there before
-  detail TEXT NOT NULL,
-  at REAL NOT NULL
-) STRICT;
-CREATE INDEX findings_by_reason ON findings (domain, reason);
-CREATE TABLE answers (        -- what came of every question that was asked; those without a row were not yet
-  key TEXT PRIMARY KEY,       -- of the question and the model
-  step TEXT NOT NULL, domain TEXT NOT NULL, image TEXT NOT NULL, kind TEXT NOT NULL, language TEXT NOT NULL,
-  prompt TEXT NOT NULL,       -- template and its version
-  seed INTEGER NOT NULL,
-  model TEXT NOT NULL,
-  text TEXT NOT NULL,         -- of the reply
-  finish TEXT NOT NULL,       -- why it ends
-  reason TEXT NOT NULL,       -- why there is no reply
-  detail TEXT NOT NULL,
-  attempts INTEGER NOT NULL,
-  input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL, usd REAL NOT NULL,
-  seconds REAL NOT NULL,
-  at REAL NOT NULL
-) STRICT;
-CREATE INDEX answers_by_step ON answers (step, domain, reason);
-"""
+R = TypeVar("R")
 
 
 class LedgerError(ValueError):
     """The ledger cannot be used; the message names its file."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageRow:
-    """A picture of the store; the fields are those of the table `images`."""
-
-    sha: str
-    domain: str
-    suffix: str
-    width: int
-    height: int
-    bytes: int
-    origin: str
-    licence: str
-    hash: int
-    state: str
-    reason: str = ""
-    twin: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """What was at a place; the fields are those of the table `findings`."""
-
-    place: str
-    stamp: str
-    domain: str
-    sha: str = ""
-    reason: str = ""
-    detail: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class AnswerRow:
-    """What came of a question; the fields are those of the table `answers`."""
-
-    key: str
-    step: str
-    domain: str
-    image: str
-    kind: str
-    language: str
-    prompt: str
-    seed: int
-    model: str
-    text: str
-    finish: str
-    reason: str
-    detail: str
-    attempts: int
-    input_tokens: int
-    output_tokens: int
-    usd: float
-    seconds: float
 
 
 class Ledger:
@@ -160,66 +65,62 @@ class Ledger:
             raise
         self._db.execute("COMMIT")
 
-    def _insert(self, table: str, row: Any, conflict: str = "") -> None:
+    def add(self, row: Any, conflict: str = "") -> None:
+        """Writes a row of `schema.TABLES` with the time.
+
+        Args:
+          row: of one of the classes there.
+          conflict: "OR REPLACE" or "OR IGNORE" where there may be one with the same key.
+        """
         values = {**dataclasses.asdict(row), "at": time.time()}
         names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
-        self._db.execute(f"INSERT {conflict} INTO {table} ({names}) VALUES ({marks})", values)
+        self._db.execute(f"INSERT {conflict} INTO {TABLES[type(row)]} ({names}) VALUES ({marks})", values)
 
-    def add_image(self, row: ImageRow) -> None:
-        """A picture that is new to the ledger."""
-        self._insert("images", row)
+    def rows(self, kind: type[R], where: str = "1", values: Sequence[Any] = (), order: str = "rowid") -> Iterator[R]:
+        """Rows of a class of `schema.TABLES` that fulfil an SQL condition."""
+        names = ", ".join(field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]
+        for row in self._db.execute(f"SELECT {names} FROM {TABLES[kind]} WHERE {where} ORDER BY {order}", values):
+            yield kind(*row)
 
-    def add_finding(self, finding: Finding) -> None:
-        """What was found at a place, instead of what was found there before."""
-        self._insert("findings", finding, "OR REPLACE")
+    def row(self, kind: type[R], where: str, values: Sequence[Any]) -> R | None:
+        """The first of these rows."""
+        return next(self.rows(kind, where, values), None)
+
+    def query(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """What an SQL statement gives, or changes."""
+        return self._db.execute(sql, values).fetchall()
 
     def add_answer(self, row: AnswerRow) -> None:
         """What came of a question, instead of what came of it before; what that had cost and taken is added."""
-        before = self._db.execute(
-            "SELECT usd, input_tokens, output_tokens, attempts FROM answers WHERE key = ?", (row.key,)
-        ).fetchone() or (0.0, 0, 0, 0)
-        usd, read, written, attempts = before
-        row = dataclasses.replace(
-            row, usd=row.usd + usd, input_tokens=row.input_tokens + read, output_tokens=row.output_tokens + written,
-            attempts=row.attempts + attempts,
-        )  # fmt: skip
-        self._insert("answers", row, "OR REPLACE")
+        before = self.row(AnswerRow, "key = ?", (row.key,))
+        if before:
+            row = dataclasses.replace(
+                row, usd=row.usd + before.usd, input_tokens=row.input_tokens + before.input_tokens,
+                output_tokens=row.output_tokens + before.output_tokens, attempts=row.attempts + before.attempts,
+            )  # fmt: skip
+        self.add(row, "OR REPLACE")
 
     def settled(self, step: str, passing: Sequence[str]) -> set[str]:
         """Keys of a step's questions that need not be asked again: all but those that failed for a passing reason."""
         marks = ", ".join("?" * len(passing))
         sql = f"SELECT key FROM answers WHERE step = ? AND reason NOT IN ({marks})"
-        return {key for (key,) in self._db.execute(sql, (step, *passing))}
+        return {key for (key,) in self.query(sql, (step, *passing))}
 
     def spent(self) -> float:
         """US dollars, over all steps."""
-        return float(self._db.execute("SELECT coalesce(sum(usd), 0) FROM answers").fetchone()[0])
-
-    def answers(self, step: str) -> Iterator[AnswerRow]:
-        """What came of a step's questions, in the order of their keys."""
-        names = ", ".join(field.name for field in dataclasses.fields(AnswerRow))
-        for row in self._db.execute(f"SELECT {names} FROM answers WHERE step = ? ORDER BY key", (step,)):
-            yield AnswerRow(*row)
+        return float(self.query("SELECT coalesce(sum(usd), 0) FROM answers")[0][0])
 
     def stamps(self) -> dict[str, str]:
         """Place → stamp of what was found there."""
-        return dict(self._db.execute("SELECT place, stamp FROM findings"))
+        return dict(self.query("SELECT place, stamp FROM findings"))
 
     def image(self, sha: str) -> ImageRow | None:
         """The picture of this hash, None where there is none."""
-        names = ", ".join(field.name for field in dataclasses.fields(ImageRow))
-        row = self._db.execute(f"SELECT {names} FROM images WHERE sha = ?", (sha,)).fetchone()
-        return ImageRow(*row) if row else None
-
-    def images(self, where: str = "1", values: Mapping[str, Any] | None = None) -> Iterable[ImageRow]:
-        """Pictures that fulfil an SQL condition, in the order in which they came."""
-        names = ", ".join(field.name for field in dataclasses.fields(ImageRow))
-        for row in self._db.execute(f"SELECT {names} FROM images WHERE {where} ORDER BY rowid", values or {}):
-            yield ImageRow(*row)
+        return self.row(ImageRow, "sha = ?", (sha,))
 
     def hashes(self) -> tuple[list[str], np.ndarray]:
         """SHA-256 and perceptual hashes, int64[n], of the kept pictures."""
-        rows = self._db.execute("SELECT sha, hash FROM images WHERE state = 'kept' ORDER BY rowid").fetchall()
+        rows = self.query("SELECT sha, hash FROM images WHERE state = 'kept' ORDER BY rowid")
         return [sha for sha, _ in rows], np.array([bits for _, bits in rows], np.int64)
 
     def picture_counts(self) -> dict[str, dict[str, int]]:
@@ -229,6 +130,6 @@ class Ledger:
             SELECT f.domain, CASE WHEN f.reason <> '' THEN f.reason WHEN i.state = 'kept' THEN 'kept' ELSE i.reason END AS what,
               count(*) FROM findings f LEFT JOIN images i ON i.sha = f.sha GROUP BY 1, 2 ORDER BY 1, 3 DESC
         """
-        for domain, what, count in self._db.execute(sql):
+        for domain, what, count in self.query(sql):
             counts.setdefault(domain, {})[what] = count
         return counts

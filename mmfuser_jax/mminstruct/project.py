@@ -10,10 +10,13 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from mmfuser_jax import files
-from mmfuser_jax.mminstruct.items import LANGUAGES
+from mmfuser_jax.mminstruct.items import LANGUAGES, TYPES
 from mmfuser_jax.mminstruct.seed_questions import domain_names
 
 CONFIG, LEDGER, IMAGES = "project.yaml", "ledger.sqlite", "images"
+
+STEPS = ("caption", "generate", "expand", "judge")
+"""In which servers are asked."""
 
 TEMPLATE = """\
 # A data project. Paths are relative to this file; every command can be run again at any time.
@@ -109,6 +112,12 @@ class Server(_Fields):
       requests_per_minute, tokens_per_minute: of each key; 0 for no limit.
       timeout_seconds: for an answer.
       temperature: of drawing tokens.
+      steps: in which it is asked; all servers of a step have the same model. "judge" is a step of its own, made where it has
+        a server.
+      picture_side: pixels of the longer side to which pictures are made smaller before they are sent.
+      picture_tokens: that a picture costs at most, for estimates.
+      batch: whether questions are sent in files that are answered within a day.
+      batch_price: share of the price that such questions cost.
       json_schema: whether it can hold an answer to a JSON schema; else answers are tagged text.
       patience: factor of the pauses before a question is asked again.
     """
@@ -121,8 +130,115 @@ class Server(_Fields):
     tokens_per_minute: int = pydantic.Field(default=0, ge=0)
     timeout_seconds: float = pydantic.Field(default=120.0, gt=0)
     temperature: float = 0.7
+    steps: list[Literal[STEPS]] = ["caption", "generate", "expand"]  # type: ignore[valid-type]
+    picture_side: int = pydantic.Field(default=1024, ge=64)
+    picture_tokens: int = pydantic.Field(default=1000, ge=0)
+    batch: bool = False
+    batch_price: float = pydantic.Field(default=0.5, ge=0, le=1)
     json_schema: bool = True
     patience: float = pydantic.Field(default=1.0, ge=0)
+
+
+class Caption(_Fields):
+    """Of the step `caption`.
+
+    Attributes:
+      ocr: whether words are read in pictures first and given to the model (extra `ocr`).
+      least_words: of a caption; in Chinese, half as many again characters.
+      tokens: of one, at most.
+    """
+
+    ocr: bool = False
+    least_words: int = pydantic.Field(default=40, ge=1)
+    tokens: int = pydantic.Field(default=1024, ge=16)
+
+
+class Generate(_Fields):
+    """Of the step `generate`.
+
+    Attributes:
+      types: of questions, for every picture.
+      seeds: folder with seed questions; "" for those that come with the program.
+      examples: seed questions shown for each question asked of a model.
+      tokens: of a reply, at most.
+      repairs: times that a model is asked for what its reply lacks.
+      most_same: pictures of a domain that may have the same question with the same answer.
+      benchmarks: files whose questions may not be learnt: lines, or JSON lines or lists with `question` or `text`.
+    """
+
+    types: list[Literal[TYPES]] = list(TYPES)  # type: ignore[valid-type]
+    seeds: str = ""
+    examples: int = pydantic.Field(default=3, ge=1)
+    tokens: int = pydantic.Field(default=1024, ge=16)
+    repairs: int = pydantic.Field(default=2, ge=0)
+    most_same: int = pydantic.Field(default=20, ge=1)
+    benchmarks: list[str] = []
+
+
+class PublicSet(_Fields):
+    """A public set whose questions are taken over.
+
+    Attributes:
+      format: of `public_sets.FORMATS`.
+      folder: as its authors publish it.
+      domain: of its pictures.
+      most: questions to take, spread evenly; 0 for all.
+      licence: of its pictures.
+    """
+
+    format: str
+    folder: str
+    domain: Annotated[str, AfterValidator(_known_domain)] = "chart_and_math"
+    most: int = pydantic.Field(default=0, ge=0)
+    licence: str = ""
+
+
+class Expand(_Fields):
+    """Of the step `expand`.
+
+    Attributes:
+      conversations: whether a conversation of several rounds is made of each picture.
+      rounds: at least of one.
+      tokens: of a reply, at most.
+      sets: taken over.
+    """
+
+    conversations: bool = True
+    rounds: int = pydantic.Field(default=3, ge=2)
+    tokens: int = pydantic.Field(default=2048, ge=16)
+    sets: list[PublicSet] = []
+
+
+class Review(_Fields):
+    """Of the step `review`.
+
+    Attributes:
+      share: of the good items of every domain and type that people look at; doubtful ones all are.
+      least: of them, by domain and type.
+      twice: share of those that a second person looks at too.
+    """
+
+    share: float = pydantic.Field(default=1.0, ge=0, le=1)
+    least: int = pydantic.Field(default=20, ge=0)
+    twice: float = pydantic.Field(default=0.1, ge=0, le=1)
+
+
+class Output(_Fields):
+    """Of the step `export`.
+
+    Attributes:
+      unreviewed: whether good items that nobody looked at are written too.
+      balance: whether as many answers are yes as no, and the rest is left out.
+      reviewer_usd_per_hour: that a person costs.
+      manual_usd: that an instruction written by hand costs, to compare with.
+      licence: of the set.
+    """
+
+    unreviewed: bool = True
+    balance: bool = True
+    reviewer_usd_per_hour: float = pydantic.Field(default=20.0, ge=0)
+    manual_usd: float = pydantic.Field(default=0.5, ge=0)
+    licence: str = ""
 
 
 class Config(_Fields):
@@ -131,7 +247,7 @@ class Config(_Fields):
     Attributes:
       name: of the data set to be.
       languages: of instructions.
-      collect: of that step.
+      collect, caption, generate, expand, review, export: of these steps.
       servers: to ask.
       budget_usd: that all steps together may spend; None for no limit.
     """
@@ -139,6 +255,11 @@ class Config(_Fields):
     name: str
     languages: list[Literal[LANGUAGES]] = list(LANGUAGES)  # type: ignore[valid-type]
     collect: Collect = Collect()
+    caption: Caption = Caption()
+    generate: Generate = Generate()
+    expand: Expand = Expand()
+    review: Review = Review()
+    export: Output = Output()
     servers: list[Server] = []
     budget_usd: float | None = None
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mmfuser_jax.mminstruct.ledger import AnswerRow
+from mmfuser_jax.mminstruct.schema import AnswerRow
 from mmfuser_jax.mminstruct.prices import NO_TOKENS, Tokens
 
 
@@ -22,6 +22,7 @@ class Ask:
       prompt: name and version of its template.
       seed: of everything that was drawn at random for it.
       system, text: the words.
+      about: key of the answer that it wants mended, or id of the item that it wants judged; else "".
       shown: whether the picture is sent along.
       schema: of the JSON that is asked for; None for text.
       tokens: at most, of the answer.
@@ -36,6 +37,7 @@ class Ask:
     seed: int
     system: str
     text: str
+    about: str = ""
     shown: bool = False
     schema: Mapping[str, Any] | None = None
     tokens: int = 1024
@@ -86,4 +88,5 @@ class Answer:
             language=ask.language, prompt=ask.prompt, seed=ask.seed, model=self.model, text=self.text, finish=self.finish,
             reason=self.reason, detail=self.detail, attempts=self.attempts, input_tokens=self.tokens.input,
             output_tokens=self.tokens.output, usd=usd, seconds=self.seconds,
+            about=ask.about,
         )  # fmt: skip

@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mmfuser_jax.data.images import open_image
 from mmfuser_jax.mminstruct import store
-from mmfuser_jax.mminstruct.ledger import ImageRow, Ledger
+from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.schema import ImageRow
 
 SIDE, GAP, LABEL = 120, 8, 16
 COLUMNS, ROWS = 10, 5
@@ -27,7 +28,7 @@ def draw_sheet(ledger: Ledger, images: Path, path: Path) -> None:
     groups = []
     for domain in ledger.picture_counts():
         for state, lines in (("kept", ROWS), ("dropped", 2)):
-            found = list(ledger.images("domain = :domain AND state = :state", {"domain": domain, "state": state}))
+            found = list(ledger.rows(ImageRow, "domain = ? AND state = ?", (domain, state)))
             if found:
                 groups.append((f"{domain}: {len(found):,} {state}", _spread(found, lines * COLUMNS)))
     heights = [2 * LABEL + -(-len(rows) // COLUMNS) * (SIDE + LABEL + GAP) for _, rows in groups]

@@ -25,7 +25,7 @@ from mmfuser_jax.models.params import boxed_params
 from mmfuser_jax.train.config import check_unchanged, parse_run
 from mmfuser_jax.train.errors import TrainingError
 from mmfuser_jax.train.goodput import Goodput
-from mmfuser_jax.train.lock import locked
+from mmfuser_jax.locks import locked
 from mmfuser_jax.train.metrics import open_metrics
 from mmfuser_jax.train.optim import assign_rules, flatten
 from mmfuser_jax.train.profiling import Profile
