@@ -14,9 +14,9 @@ import pytest
 
 from mmfuser_jax import checksums
 from mmfuser_jax.checkpoint import CheckpointError
+from mmfuser_jax.locks import LockedError, locked
 from mmfuser_jax.train import Stopped, train
 from mmfuser_jax.train.errors import TrainingError
-from mmfuser_jax.locks import LockedError, locked
 from mmfuser_jax.train.stage_data import StageData
 from mmfuser_jax.train.stopping import stop_signals
 from tests.conftest import ROOT

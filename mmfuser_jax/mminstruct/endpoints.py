@@ -30,6 +30,18 @@ PASSING = ("busy", "unreachable")
 """Reasons why a question failed that may be gone another day: asked again by the next run."""
 
 
+REASONS = {
+    "busy": "the server had no time for it",
+    "unreachable": "the server could not be reached, or did not answer in time",
+    "garbage": "the server's answer could not be read",
+    "refused_by_server": "the server says that the question is wrong",
+    "content_filter": "the provider's filter held it back",
+    "refusal": "the model declined",
+    "no_longer_asked": "it was answered in a file, and the project does not ask it any more",
+}
+"""Why there is no reply, by code."""
+
+
 class AskingError(RuntimeError):
     """No question can be asked: the message says what to change."""
 
@@ -61,13 +73,20 @@ class Pace:
 
 
 class Endpoint:
-    """One address and key."""
+    """One address and key.
+
+    Attributes:
+      server: of which address.
+      variable: of the environment, that holds the key; "" for none.
+      pace: how many questions may be on their way to it.
+      client: speaks to it.
+    """
 
     def __init__(self, server: Server, variable: str) -> None:
-        """`variable`: of the environment, that holds the key; "" for a server that wants none.
+        """Reads the key.
 
         Raises:
-          AskingError: it is not set.
+          AskingError: the variable is not set.
         """
         key = os.environ.get(variable, "") if variable else "none"
         if not key:
@@ -75,8 +94,9 @@ class Endpoint:
                 f"the environment has no {variable}, which project.yaml names as the key for {server.base_url}"
             )
         self.server = server
+        self.variable = variable
         self.pace = Pace(server.most)
-        self._client = openai.AsyncOpenAI(
+        self.client = openai.AsyncOpenAI(
             api_key=key, base_url=server.base_url, max_retries=0, timeout=server.timeout_seconds
         )
         self._requests = AsyncLimiter(server.requests_per_minute, 60) if server.requests_per_minute else None
@@ -98,23 +118,22 @@ class Endpoint:
             try:
                 answer = await self._ask_once(ask, picture)
             except HOPELESS as error:
-                raise AskingError(f"{server.base_url}, model {server.model}: {_short(error)}") from None
+                raise AskingError(f"{server.base_url}, model {server.model}: {short(error)}") from None
             except AGAIN as error:
                 wait = min(60.0, 0.5 * 2**attempt) * (0.5 + random.random())
                 asked_for = _retry_after(error)
                 self.pace.pushed_back(began, asked_for or 0.0)
                 failed = "busy" if isinstance(error, openai.APIStatusError) else "unreachable"
-                answer = Answer(ask, server.model, reason=failed, detail=_short(error), attempts=attempt)
+                answer = Answer(ask, server.model, reason=failed, detail=short(error), attempts=attempt)
                 if attempt < ATTEMPTS:
                     await asyncio.sleep(max(wait, asked_for or 0.0) * server.patience)
             except openai.APIError as error:  # this question is at fault, or its answer cannot be read
-                filtered = "content" in str(getattr(error, "code", "") or "") or "content_filter" in str(error)
-                reason = "content_filter" if filtered else "refused_by_server"
+                reason = fault(getattr(error, "code", ""), str(error))
                 if isinstance(error, openai.APIResponseValidationError) or not isinstance(error, openai.APIStatusError):
                     reason = "garbage"
-                return Answer(ask, server.model, reason=reason, detail=_short(error), attempts=attempt)
+                return Answer(ask, server.model, reason=reason, detail=short(error), attempts=attempt)
             except ValueError as error:  # no JSON where JSON was promised
-                return Answer(ask, server.model, reason="garbage", detail=_short(error), attempts=attempt)
+                return Answer(ask, server.model, reason="garbage", detail=short(error), attempts=attempt)
             else:
                 self.pace.answered()
                 return dataclasses.replace(answer, attempts=attempt)
@@ -126,15 +145,16 @@ class Endpoint:
         if self._tokens:
             await self._tokens.acquire(min(ask.at_most.total, self._tokens.max_rate))
         begun = time.monotonic()
-        reply = await self._client.chat.completions.create(**_body(ask, self.server, picture))
-        return dataclasses.replace(_read(ask, reply), model=self.server.model, seconds=time.monotonic() - begun)
+        reply = await self.client.chat.completions.create(**body_of(ask, self.server, picture))
+        return dataclasses.replace(read_reply(ask, reply), model=self.server.model, seconds=time.monotonic() - begun)
 
     async def close(self) -> None:
         """Ends its connections."""
-        await self._client.close()
+        await self.client.close()
 
 
-def _body(ask: Ask, server: Server, picture: bytes | None) -> dict[str, Any]:
+def body_of(ask: Ask, server: Server, picture: bytes | None) -> dict[str, Any]:
+    """What is sent to ask a question; see `Endpoint.ask`."""
     content: Any = ask.text
     if picture is not None:
         address = f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
@@ -152,8 +172,8 @@ def _body(ask: Ask, server: Server, picture: bytes | None) -> dict[str, Any]:
     return body
 
 
-def _read(ask: Ask, reply: Any) -> Answer:
-    """An answer from the client's object, whatever the server left out of it."""
+def read_reply(ask: Ask, reply: Any) -> Answer:
+    """An answer from the client's object, whatever the server left out of it, without the model's name."""
     usage = getattr(reply, "usage", None)
     tokens = Tokens(getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0)
     choices = getattr(reply, "choices", None) or []
@@ -161,11 +181,17 @@ def _read(ask: Ask, reply: Any) -> Answer:
     if message is None:
         return Answer(ask, "", reason="garbage", detail=str(reply)[:300], tokens=tokens)
     refusal = getattr(message, "refusal", None)
-    finish = "refusal" if refusal else choices[0].finish_reason or "stop"
+    finish = "refusal" if refusal else getattr(choices[0], "finish_reason", None) or "stop"
     return Answer(ask, "", refusal or message.content or "", finish, tokens=tokens)
 
 
-def _short(error: Exception) -> str:
+def fault(code: object, text: str) -> str:
+    """Why a server says that a question is at fault: a code of `REASONS`."""
+    return "content_filter" if "content" in str(code or "") or "content_filter" in text else "refused_by_server"
+
+
+def short(error: Exception) -> str:
+    """An error in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 

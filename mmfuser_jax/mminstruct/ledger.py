@@ -124,10 +124,10 @@ class Ledger:
         return [sha for sha, _ in rows], np.array([bits for _, bits in rows], np.int64)
 
     def picture_counts(self) -> dict[str, dict[str, int]]:
-        """Domain → "kept", or the reason why not → number of places, for every place that was looked at."""
+        """Domain → "kept", "imported", or the reason why neither → number of places, for every place that was looked at."""
         counts: dict[str, dict[str, int]] = {}
         sql = """
-            SELECT f.domain, CASE WHEN f.reason <> '' THEN f.reason WHEN i.state = 'kept' THEN 'kept' ELSE i.reason END AS what,
+            SELECT f.domain, CASE WHEN f.reason <> '' THEN f.reason WHEN i.state <> 'dropped' THEN i.state ELSE i.reason END AS what,
               count(*) FROM findings f LEFT JOIN images i ON i.sha = f.sha GROUP BY 1, 2 ORDER BY 1, 3 DESC
         """
         for domain, what, count in self.query(sql):

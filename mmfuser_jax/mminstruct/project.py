@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +16,9 @@ from mmfuser_jax.mminstruct.seed_questions import domain_names
 
 CONFIG, LEDGER, IMAGES = "project.yaml", "ledger.sqlite", "images"
 
+HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+"""A name as it is written in addresses, those with other letters as xn--…; or all names below one."""
+
 STEPS = ("caption", "generate", "expand", "judge")
 """In which servers are asked."""
 
@@ -24,9 +28,12 @@ name: {name}
 languages: [en, zh]
 
 collect:
-  # Pictures by domain. A folder with all its folders, or records (json, jsonl, an MMInstruct release, a built dataset).
+  # Pictures by domain. A folder with all its folders, or records (json, jsonl, an MMInstruct release, a built dataset),
+  # or urls: a list of addresses (txt; csv, tsv or jsonl with url and, where known, sha256, licence and tags),
+  # or pool: a folder of which those pictures are taken that look like the domain's own.
   sources:
     - {{domain: {domain}, folder: {pictures}}}
+  hosts: []             # that files may be fetched from, as upload.example.org or '*.example.org'
   filters:  # of what is not taken, the reason is in the ledger and on the contact sheet
     min_side: 64        # pixels of the shorter side
     max_aspect: 8       # longer side over shorter side
@@ -74,8 +81,13 @@ class PictureSource(_Fields):
     Attributes:
       domain: of `seed_questions.domain_names`.
       folder: of picture files; or
-      records: as `data.sources.open_source` takes them; of these, `split` and `image_folder`.
-      licence: of all of them, kept beside each.
+      records: as `data.sources.open_source` takes them; of these, `split` and `image_folder`; or
+      urls: a list of addresses, see `url_lists`; or
+      pool: a folder of pictures that are taken if they are similar to those that the domain has from other sources: for each
+        of these, the `count` most similar ones, as the vision encoder of the model `checkpoint` sees them; "" for the
+        demo's model.
+      licence: of all of them, kept beside each; a list's own licences go before.
+      tags: words about all of them, kept beside each, with those of a list.
       filtered: False takes bad pictures too, as a domain about image quality needs them.
     """
 
@@ -84,21 +96,52 @@ class PictureSource(_Fields):
     records: str = ""
     split: str = "train"
     image_folder: str = ""
+    urls: str = ""
+    pool: str = ""
+    count: int = pydantic.Field(default=4, ge=1)
+    checkpoint: str = ""
     licence: str = ""
+    tags: list[str] = []
     filtered: bool = True
 
     @pydantic.model_validator(mode="after")
     def _one_place(self) -> PictureSource:
-        if bool(self.folder) == bool(self.records):
-            raise ValueError("give either folder or records")
+        if sum(map(bool, (self.folder, self.records, self.urls, self.pool))) != 1:
+            raise ValueError("give one of folder, records, urls and pool")
         return self
 
 
+def _host(name: str) -> str:
+    if not HOST.fullmatch(name):
+        raise ValueError(f"{name!r} is no host; write it as upload.example.org, or '*.example.org' for all below it")
+    return name.lower()
+
+
 class Collect(_Fields):
-    """Of the step `collect`."""
+    """Of the step `collect`.
+
+    Attributes:
+      sources: of pictures.
+      filters: for all of them.
+      hosts: that files may be fetched from; `*.example.org` stands for all below `example.org`. No others, not even where
+        one of these leads to them.
+      private_addresses: lets `hosts` be in a network of your own; otherwise only public addresses are asked.
+      heed_robots: keeps to the robots.txt of hosts, and to what pictures say in X-Robots-Tag.
+      contact: an address or page for those who run the hosts, sent with every request.
+      per_host: files on their way from a host at a time.
+      per_second: requests that a host gets; fewer where its robots.txt asks for it.
+      timeout_seconds: that a file may take.
+    """
 
     sources: list[PictureSource] = []
     filters: Filters = Filters()
+    hosts: list[Annotated[str, AfterValidator(_host)]] = []
+    private_addresses: bool = False
+    heed_robots: bool = True
+    contact: str = pydantic.Field(default="", pattern=r"^[\x20-\x7e]*$")
+    per_host: int = pydantic.Field(default=4, ge=1)
+    per_second: float = pydantic.Field(default=5.0, gt=0)
+    timeout_seconds: float = pydantic.Field(default=60.0, gt=0)
 
 
 class Server(_Fields):
@@ -115,7 +158,6 @@ class Server(_Fields):
       steps: in which it is asked; all servers of a step have the same model. "judge" is a step of its own, made where it has
         a server.
       picture_side: pixels of the longer side to which pictures are made smaller before they are sent.
-      picture_tokens: that a picture costs at most, for estimates.
       batch: whether questions are sent in files that are answered within a day.
       batch_price: share of the price that such questions cost.
       json_schema: whether it can hold an answer to a JSON schema; else answers are tagged text.
@@ -132,7 +174,6 @@ class Server(_Fields):
     temperature: float = 0.7
     steps: list[Literal[STEPS]] = ["caption", "generate", "expand"]  # type: ignore[valid-type]
     picture_side: int = pydantic.Field(default=1024, ge=64)
-    picture_tokens: int = pydantic.Field(default=1000, ge=0)
     batch: bool = False
     batch_price: float = pydantic.Field(default=0.5, ge=0, le=1)
     json_schema: bool = True
@@ -158,7 +199,7 @@ class Generate(_Fields):
 
     Attributes:
       types: of questions, for every picture.
-      seeds: folder with seed questions; "" for those that come with the program.
+      seeds: folder with seed questions that stand instead of the program's own for the domains that it has.
       examples: seed questions shown for each question asked of a model.
       tokens: of a reply, at most.
       repairs: times that a model is asked for what its reply lacks.

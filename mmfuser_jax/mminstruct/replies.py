@@ -196,13 +196,13 @@ def _item(draft: _Draft, kind: str) -> Item | Rejected:
     if kind == "choice":
         return _choice(question, answer, draft)
     if kind == "judgement":
-        truth = _truth(answer)
+        truth = truth_of(answer)
         return Rejected("not_yes_or_no", draft.text) if truth is None else Item(kind, question, truth)
     return Item(kind, question, answer)
 
 
-def _truth(answer: str) -> str | None:
-    """ "yes" or "no", as the first word or clause of an answer says."""
+def truth_of(answer: str) -> str | None:
+    """ "yes" or "no", as the first word or clause of an answer says; None where it says neither."""
     first = re.split(r"[,.;:!，。；：！、\n]", unicodedata.normalize("NFKC", answer).strip(" {}\"'“”‘’*"))[0]
     for words in (plain(first), plain(first).partition(" ")[0]):
         if words in YES or words in NO:

@@ -15,7 +15,7 @@ CREATE TABLE images (
   origin TEXT NOT NULL,       -- path or address that it was first found at
   licence TEXT NOT NULL,
   hash INTEGER NOT NULL,      -- perceptual, as a signed number of 64 bits
-  state TEXT NOT NULL,        -- kept or dropped
+  state TEXT NOT NULL,        -- kept; dropped; imported with its questions, so that no model is asked about it
   reason TEXT NOT NULL,       -- why it is dropped
   twin TEXT NOT NULL,         -- which picture it is nearly the same as
   tags TEXT NOT NULL,         -- what its source says that it shows, between commas
@@ -54,8 +54,9 @@ CREATE TABLE answers (        -- what came of every question that was asked; tho
   read INTEGER NOT NULL,      -- 1 once its items, or its verdict, are in the ledger too
   at REAL NOT NULL
 ) STRICT;
-CREATE INDEX answers_by_step ON answers (step, domain, reason, usd);
+CREATE INDEX answers_by_step ON answers (step, reason, usd, input_tokens, output_tokens);
 CREATE INDEX answers_by_image ON answers (image, step);
+CREATE INDEX answers_by_about ON answers (about);
 CREATE INDEX answers_unread ON answers (step, image) WHERE read = 0;
 CREATE TABLE items (          -- every question and conversation that was made, and what was no usable one
   id TEXT PRIMARY KEY,
@@ -65,12 +66,13 @@ CREATE TABLE items (          -- every question and conversation that was made, 
   type TEXT NOT NULL,         -- one of the four, or conversation
   language TEXT NOT NULL,
   body TEXT NOT NULL,         -- JSON list of exchanges, see items.py; of what could not be read, its words
-  question TEXT NOT NULL,     -- the first one, without marks and capitals, for finding the same again
+  question TEXT NOT NULL,     -- the first one with its answer, without marks and capitals, to find the same again
   state TEXT NOT NULL,        -- good; doubtful: a person should look; refused
   reason TEXT NOT NULL,       -- why it is not good
   at REAL NOT NULL
 ) STRICT;
-CREATE INDEX items_by_domain ON items (domain, type, language, state, reason);
+CREATE INDEX items_by_domain ON items (domain, type, state, reason, language);
+CREATE INDEX items_domains ON items (id, domain);
 CREATE INDEX items_by_image ON items (image, state);
 CREATE INDEX items_by_question ON items (question, domain, language) WHERE state = 'good';
 CREATE TABLE verdicts (       -- what people said, in the order in which they did; the last one of a person counts
@@ -83,7 +85,7 @@ CREATE TABLE verdicts (       -- what people said, in the order in which they di
   seconds REAL NOT NULL,      -- that the person looked at it
   at REAL NOT NULL
 ) STRICT;
-CREATE INDEX verdicts_by_item ON verdicts (item, reviewer, number);
+CREATE INDEX verdicts_by_item ON verdicts (item, reviewer, number, verdict);
 CREATE TABLE batches (        -- files of questions that a server answers within a day
   id TEXT PRIMARY KEY,        -- as the server names it
   base_url TEXT NOT NULL, key_name TEXT NOT NULL,

@@ -130,14 +130,15 @@ def _faults(fields: Any, known: Mapping[str, Any]) -> Iterator[str]:
             if not _in_all_languages(seed):
                 yield f"{where}: needs {' and '.join(LANGUAGES)}"
                 continue
-            yield from (f"{where}: {fault}" for fault in _seed_faults(seed, kind, known))
+            yield from (f"{where}: {fault}" for fault in seed_faults(seed, kind, known))
             for language, text in seed.items():
                 other = seen.setdefault(f"{language} {plain(text)}", where)
                 if other != where:
                     yield f"{where}: the same in {language} as {other}"
 
 
-def _seed_faults(seed: Mapping[str, str], kind: str, known: Mapping[str, Any]) -> Iterator[str]:
+def seed_faults(seed: Mapping[str, str], kind: str, known: Mapping[str, Any]) -> Iterator[str]:
+    """Why a sentence, by language, is no seed of a type; `known` are the placeholders that there are."""
     used = {language: sorted(_PLACEHOLDER.findall(text)) for language, text in seed.items()}
     if used["en"] != used["zh"]:
         yield f"placeholders differ: {', '.join(used['en']) or 'none'} and {', '.join(used['zh']) or 'none'}"

@@ -2,23 +2,133 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from rich.console import Console
 from rich.table import Table
 
-from mmfuser_jax.mminstruct.inspection import REASONS
+from mmfuser_jax.mminstruct import judging, keeping, public_sets
+from mmfuser_jax.mminstruct.estimating import Foretold, asked_so_far
+from mmfuser_jax.mminstruct.inspection import REASONS as PICTURE_REASONS
 from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.project import STEPS
+from mmfuser_jax.mminstruct.schema import Estimate
+
+MEANINGS = {**PICTURE_REASONS, **keeping.REASONS, **judging.REASONS, **public_sets.REASONS}
+"""Why something is not used, by code."""
+
+USED = ("kept", "imported")
+"""States of pictures that are not dropped."""
 
 
 def print_status(ledger: Ledger) -> None:
-    """Pictures by domain: how many places were looked at, what was kept, and why the rest was not."""
+    """Pictures, questions to models, items and verdicts."""
+    console = Console()
+    for table in (_pictures(ledger), _questions(ledger), _items(ledger), _losses(ledger)):
+        if table.row_count:
+            console.print(table)
+
+
+def print_pictures(ledger: Ledger) -> None:
+    """Only the pictures."""
+    Console().print(_pictures(ledger))
+
+
+def print_estimate(foretold: list[Foretold]) -> None:
+    """What the steps will cost."""
+    table = _table("what is left to ask, in US dollars", "step", "questions", "about", "at most", "by")
+    for x in foretold:
+        who = "answers so far" if x.measured else "length of the questions"
+        table.add_row(x.step, f"{x.asks:,}", f"{x.usd:,.4f}", f"{x.most:,.4f}", who if x.asks else "")
+    table.add_section()
+    table.add_row("all", "", f"{sum(x.usd for x in foretold):,.4f}", f"{sum(x.most for x in foretold):,.4f}", "")
+    Console().print(table)
+
+
+def _table(title: str, *columns: str, right: bool = True) -> Table:
+    """A table whose first column holds names, and whose others hold numbers or, if not `right`, words."""
+    table = Table(title=f"\n{title}", box=None, padding=(0, 1, 0, 0), title_justify="left", header_style="underline")
+    table.add_column(columns[0], no_wrap=True)
+    for column in columns[1:]:
+        table.add_column(column, justify="right" if right else "left")
+    return table
+
+
+def _reasons(counts: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {MEANINGS.get(reason, reason)}" for reason, count in counts.most_common())
+
+
+def _pictures(ledger: Ledger) -> Table:
+    """By domain: how many places were looked at, what was kept, and why the rest was not."""
+    table = _table("pictures", "domain", "looked at", "kept", "not taken, and why", right=False)
     counts = ledger.picture_counts()
-    table = Table("domain", "looked at", "kept", "not taken, and why", title="pictures")
     for domain, whats in counts.items():
-        others = ", ".join(f"{count:,} {REASONS.get(what, what)}" for what, count in whats.items() if what != "kept")
-        table.add_row(domain, f"{sum(whats.values()):,}", f"{whats.get('kept', 0):,}", others)
+        others = _reasons(Counter({x: count for x, count in whats.items() if x not in USED}))
+        table.add_row(domain, f"{sum(whats.values()):,}", f"{_used(whats):,}", others)
     if len(counts) > 1:
         looked = sum(sum(whats.values()) for whats in counts.values())
-        kept = sum(whats.get("kept", 0) for whats in counts.values())
-        table.add_section()
-        table.add_row("all", f"{looked:,}", f"{kept:,}", "")
-    Console().print(table)
+        table.add_row()
+        table.add_row("all", f"{looked:,}", f"{sum(map(_used, counts.values())):,}", "")
+    return table
+
+
+def _used(whats: dict[str, int]) -> int:
+    return sum(whats.get(state, 0) for state in USED)
+
+
+def _questions(ledger: Ledger) -> Table:
+    """By step: questions, tokens and money, beside what was foretold."""
+    names = ("step", "asked", "of no use", "tokens in", "out", "US dollars", "foretold", "came to")
+    table = _table("questions to models", *names)
+    sql = (
+        "SELECT count(*), sum(reason <> ''), sum(input_tokens), sum(output_tokens), sum(usd) FROM answers WHERE step = ?"
+    )
+    for step in STEPS:
+        ((asked, failed, read, written, usd),) = ledger.query(sql, (step,))
+        if asked:
+            numbers = [f"{number:,}" for number in (asked, failed, read, written)]
+            table.add_row(step, *numbers, f"{usd:,.4f}", *_foretold(ledger, step))
+    return table
+
+
+def _foretold(ledger: Ledger, step: str) -> tuple[str, str]:
+    """The first estimate since which something was asked, and what that came to."""
+    for x in ledger.rows(Estimate, "step = ? AND asks > 0", (step,), "number"):
+        asked, usd = asked_so_far(ledger, step)
+        if asked > x.asked_before:
+            return f"{x.usd:,.4f} for {x.asks:,}", f"{usd - x.usd_before:,.4f} for {asked - x.asked_before:,}"
+    return "", ""
+
+
+def _items(ledger: Ledger) -> Table:
+    """By domain: good items of every type, doubtful and refused ones, and those that people looked at."""
+    columns = ("yes/no", "choice", "short", "long", "talks", "doubt", "refused", "looked at")
+    table = _table("items", "domain", *columns)
+    names = {"judgement": "yes/no", "conversation": "talks", "doubtful": "doubt"}
+    counts: dict[str, Counter[str]] = {}
+    sql = "SELECT domain, type, state, count(*) FROM items GROUP BY domain, type, state"
+    for domain, kind, state, count in ledger.query(sql):
+        what = kind if state == "good" else state
+        counts.setdefault(domain, Counter())[names.get(what, what)] += count
+    sql = "SELECT domain, count(*) FROM items WHERE id IN (SELECT item FROM verdicts WHERE verdict <> 'undone') GROUP BY 1"
+    for domain, count in ledger.query(sql):
+        counts[domain]["looked at"] = count
+    for domain, found in counts.items():
+        table.add_row(domain, *(f"{found[column]:,}" for column in columns))
+    if len(counts) > 1:
+        total = sum(counts.values(), Counter[str]())
+        table.add_row()
+        table.add_row("all", *(f"{total[column]:,}" for column in columns))
+    return table
+
+
+def _losses(ledger: Ledger) -> Table:
+    """What is of no use, or doubtful, and why."""
+    table = _table("what is not used, and why", "", "", "", right=False)
+    sql = "SELECT step, reason, count(*) FROM answers WHERE reason <> '' GROUP BY 1, 2 ORDER BY 1, 3 DESC"
+    for step, reason, count in ledger.query(sql):
+        table.add_row(f"answers of {step}", f"{count:,}", MEANINGS.get(reason, reason))
+    sql = "SELECT state, reason, count(*) FROM items WHERE state <> 'good' GROUP BY 1, 2 ORDER BY 1, 3 DESC"
+    for state, reason, count in ledger.query(sql):
+        table.add_row(f"{state} items", f"{count:,}", MEANINGS.get(reason, reason))
+    return table

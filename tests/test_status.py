@@ -1,0 +1,86 @@
+"""What a project has, at a glance and at once, however much that is."""
+
+import random
+import time
+
+from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.schema import AnswerRow, Estimate, Finding, ImageRow, ItemRow, Verdict
+from mmfuser_jax.mminstruct.seed_questions import domain_names
+from mmfuser_jax.mminstruct.status import print_status
+
+ITEMS, TIMES = 2000, 100
+
+NAMES = {
+    "images": {"sha", "origin"}, "findings": {"place", "sha"}, "answers": {"key", "image"},
+    "items": {"id", "answer", "image"}, "verdicts": {"item"},
+}  # fmt: skip
+"""Columns by which rows differ or name others."""
+
+
+def fill(ledger, items):
+    """As many items, of all domains and types, with what they came from."""
+    domains, rng = domain_names(), random.Random(0)
+    for number in range(items):
+        picture = number // 14
+        domain, sha = domains[picture % len(domains)], f"{picture:064x}"
+        if number % 14 == 0:
+            ledger.add(ImageRow(sha, domain, ".jpg", 10, 10, 100, f"/pictures/{picture}", "", picture, "kept"))
+            ledger.add(Finding(f"/pictures/{picture}", "1", domain, sha))
+        reason = "busy" if rng.random() < 0.05 else ""
+        ledger.add(
+            AnswerRow(
+                f"{number}", ("caption", "generate", "generate", "expand")[number % 4], domain, sha, "short", "en",
+                "short.en 1", 1, "m", "words " * 60, "stop", reason, "", 1, 100, 20, 0.001, 1.0, read=1,
+            )
+        )  # fmt: skip
+        state = rng.choices(["good", "doubtful", "refused"], [8, 1, 1])[0]
+        kind = rng.choice(["judgement", "choice", "short", "long", "conversation"])
+        reason = {"good": "", "doubtful": "judge", "refused": "leak"}[state]
+        ledger.add(
+            ItemRow(f"{number:x}", f"{number}", "generate", sha, domain, kind, "en", "b" * 200, "q", state, reason)
+        )
+        if number % 3 == 0:
+            ledger.add(Verdict(f"{number:x}", "ann", "accept"))
+
+
+def multiply(ledger, times):
+    """Every row so many times, under other names."""
+    numbers = f"(WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < {times - 1}) SELECT x FROM n)"
+    for table, names in NAMES.items():
+        columns = [row[1] for row in ledger.query(f"PRAGMA table_info({table})") if row[1] != "number"]
+        values = [f"{column} || '-' || x" if column in names else column for column in columns]
+        ledger.query(f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(values)} FROM {table}, {numbers}")
+
+
+def test_two_hundred_thousand_items_are_counted_within_a_second(tmp_path, capsys):
+    with Ledger(tmp_path / "ledger") as ledger, ledger.changes():
+        fill(ledger, ITEMS)
+        multiply(ledger, TIMES)
+        assert ledger.query("SELECT count(*) FROM items") == [(ITEMS * TIMES,)]
+    begun = time.process_time()  # of this process alone, whatever else the machine does
+    with Ledger(tmp_path / "ledger") as ledger:
+        print_status(ledger)
+    taken = time.process_time() - begun
+    said = capsys.readouterr().out
+    assert taken < 1.0
+    assert "66,700" in said
+
+
+def test_the_tables_say_what_there_is(tmp_path, capsys):
+    with Ledger(tmp_path / "ledger") as ledger:
+        with ledger.changes():
+            fill(ledger, 14 * 30)
+            ledger.add(Estimate("caption", 999, 1.5, 100, 0.1))
+        print_status(ledger)
+        said = capsys.readouterr().out
+        good = ledger.query("SELECT count(*) FROM items WHERE state = 'good' AND type = 'conversation'")[0][0]
+        doubtful = ledger.query("SELECT count(*) FROM items WHERE state = 'doubtful'")[0][0]
+        busy = ledger.query("SELECT count(*) FROM answers WHERE reason <> '' AND step = 'caption'")[0][0]
+    total = next(line for line in said.splitlines() if line.startswith("all ") and len(line.split()) == 9).split()
+    assert (total[5], total[6], total[8]) == (str(good), str(doubtful), "140")
+    caption = next(line for line in said.splitlines() if line.startswith("caption")).split()
+    assert caption[:3] == ["caption", "105", str(busy)]
+    assert "1.5000 for 999 0.0050 for 5" in " ".join(caption)
+    assert "another model says that it is wrong" in said
+    assert "the server had no time for it" in said
+    assert max(map(len, said.splitlines())) <= 80
