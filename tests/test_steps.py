@@ -5,12 +5,14 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import time
 
 import pytest
 import yaml
 
+from mmfuser_jax.locks import LockedError, locked
 from mmfuser_jax.mminstruct.captions import caption_of
 from mmfuser_jax.mminstruct.collect import collect
 from mmfuser_jax.mminstruct.estimating import estimate
@@ -20,7 +22,8 @@ from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import CONFIG, Project, ProjectError, init_project
 from mmfuser_jax.mminstruct.schema import AnswerRow, ItemRow, Texts
 from mmfuser_jax.mminstruct.seed_questions import load_domains
-from mmfuser_jax.mminstruct.work import StoppedError, work
+from mmfuser_jax.mminstruct.shards import merge
+from mmfuser_jax.mminstruct.work import StoppedError, Way, work
 from tests import fake_model
 from tests.fake_openai import FakeServer, completion
 from tests.nursery import nursery
@@ -474,3 +477,55 @@ def test_thirty_kills_in_all_steps_lose_and_double_nothing(tmp_path):
     assert items == expected[1]
     assert answers == expected[0]
     assert len(answers) <= len(server.bodies) <= len(answers) + kills * 8
+
+
+def without_money(rows):
+    return [{name: value for name, value in row.items() if name != "usd"} for row in rows]
+
+
+def test_questions_in_files_come_to_the_same_at_half_the_price(tmp_path):
+    with FakeServer(fake_model.reply) as server:
+        direct = project_of(tmp_path / "direct", server, 2)
+        run(direct)
+        filed = project_of(tmp_path / "filed", server, 2, batch=True, patience=0.001)
+        run(filed)
+    (answers, items), (expected, expected_items) = contents(filed), contents(direct)
+    assert items == expected_items
+    assert without_money(answers) == without_money(expected)
+    assert [x["usd"] for x in answers] == pytest.approx([x["usd"] / 2 for x in expected])
+
+
+def test_parts_asked_on_two_machines_are_merged_to_the_same(tmp_path):
+    with FakeServer(fake_model.reply) as server:
+        whole = project_of(tmp_path / "whole", server, 6)
+        run(whole)
+        main = project_of(tmp_path / "main", server, 6)
+        for index in range(2):
+            copy = tmp_path / f"copy{index}"
+            shutil.copytree(main.folder, copy)
+            with Ledger(copy / main.ledger.name) as ledger:
+                for step in STEPS:
+                    work(Project(copy), ledger, step, Way(f"{index}/2"))
+        asked = len(server.bodies)
+        with Ledger(main.ledger) as ledger:
+            taken = [merge(ledger, tmp_path / f"copy{index}" / main.ledger.name) for index in range(2)]
+            assert merge(ledger, tmp_path / "copy0" / main.ledger.name) == 0
+        assert min(taken) > 0
+        run(main)
+        assert len(server.bodies) == asked
+    assert contents(main) == contents(whole)
+
+
+@pytest.mark.parametrize("shard", ["1", "2/2", "a/b", "-1/2"])
+def test_a_part_that_is_none_is_refused(tmp_path, shard):
+    with FakeServer(fake_model.reply) as server:
+        project = project_of(tmp_path, server, 1)
+        with Ledger(project.ledger) as ledger, pytest.raises(ValueError, match="shard"):
+            work(project, ledger, "caption", Way(shard))
+
+
+def test_two_processes_cannot_ask_at_once(tmp_path):
+    with FakeServer(fake_model.reply) as server:
+        project = project_of(tmp_path, server, 1)
+        with locked(project.folder), pytest.raises(LockedError, match="a run is going on here"):
+            run(project)

@@ -73,7 +73,7 @@ def asked_so_far(ledger: Ledger, step: str) -> tuple[int, float]:
 
 def _of_step(project: Project, ledger: Ledger, name: str) -> Foretold:
     step = step_of(project, name, CAPTION)
-    count, sample = 0, []
+    count, sample = 0, list[Tokens]()
     for subject, before in waiting(step, ledger):
         count += 1
         if len(sample) < SAMPLE:

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def lines_of(file: Path) -> list[str]:
 
 
 @functools.cache
-def _reader() -> Callable[[np.ndarray], object]:
+def _reader() -> Callable[[np.ndarray], Any]:
     """In every process once, as loading the networks takes seconds."""
     try:
         from rapidocr import RapidOCR

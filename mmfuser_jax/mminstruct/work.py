@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from mmfuser_jax.locks import locked
 from mmfuser_jax.mminstruct import store
 from mmfuser_jax.mminstruct.asking import Budget, Outcome, ask_all
+from mmfuser_jax.mminstruct.batch_files import ask_in_files
 from mmfuser_jax.mminstruct.benchmarks import benchmark_questions
 from mmfuser_jax.mminstruct.captions import Captions
 from mmfuser_jax.mminstruct.conversations import Conversations
@@ -18,10 +19,14 @@ from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.prices import Price, price_of
 from mmfuser_jax.mminstruct.project import Project, ProjectError, Server
 from mmfuser_jax.mminstruct.questions import Answer, Ask
+from mmfuser_jax.mminstruct.ray_asking import ask_on_ray
 from mmfuser_jax.mminstruct.seed_questions import Domain, load_domains
 from mmfuser_jax.mminstruct.shards import in_shard
 from mmfuser_jax.mminstruct.steps import Step, asks, read_all, waiting
 from mmfuser_jax.prepare.progress import counting
+
+Answers = Sequence[tuple[Answer, float]]
+"""With what they have cost, in US dollars."""
 
 
 class StoppedError(RuntimeError):
@@ -33,13 +38,23 @@ class Way:
     """How questions are asked.
 
     Attributes:
-      shard, shards: which part of the pictures, of how many.
+      shard: "i/n", this machine's part of the pictures.
       ray: processes of a Ray cluster that ask; 0 for this one.
     """
 
-    shard: int = 0
-    shards: int = 1
+    shard: str = "0/1"
     ray: int = 0
+
+    def mine(self, sha: str) -> bool:
+        """Whether a picture is in this machine's part.
+
+        Raises:
+          ValueError: `shard` is no part.
+        """
+        index, _, count = self.shard.partition("/")
+        if not (index.isdecimal() and count.isdecimal()):
+            raise ValueError(f"--shard={self.shard}: is no part of the pictures; write it as 0/4 to 3/4")
+        return in_shard(sha, int(index), int(count))
 
 
 def servers_of(project: Project, name: str) -> list[Server]:
@@ -52,7 +67,8 @@ def servers_of(project: Project, name: str) -> list[Server]:
     if not servers:
         raise ProjectError(f"{project.folder}/project.yaml: servers: none for {name}; add one with base_url and model")
     for field in ("model", "batch", "json_schema"):
-        if len(values := {getattr(server, field) for server in servers}) > 1:
+        values = {getattr(server, field) for server in servers}
+        if len(values) > 1:
             said = " and ".join(sorted(map(str, values)))
             raise ProjectError(f"{project.folder}/project.yaml: servers of {name}: {field} is {said}; make it the same")
     return servers
@@ -95,10 +111,10 @@ def work(project: Project, ledger: Ledger, name: str, way: Way = Way()) -> None:
     with locked(project.folder):
         for _ in range(step.repairs + 1):
             read_all(step, ledger)
-            total = sum(in_shard(subject.image.sha, way.shard, way.shards) for subject, _ in waiting(step, ledger))
+            total = sum(way.mine(subject.image.sha) for subject, _ in waiting(step, ledger))
             if not total:
                 break
-            mine = (ask for ask in asks(step, ledger) if in_shard(ask.image, way.shard, way.shards))
+            mine = (ask for ask in asks(step, ledger) if way.mine(ask.image))
             ask_servers(project, ledger, name, mine, total, way)
         read_all(step, ledger)
         if name in ("generate", "expand") and any("judge" in server.steps for server in project.config.servers):
@@ -108,7 +124,7 @@ def work(project: Project, ledger: Ledger, name: str, way: Way = Way()) -> None:
 def _judge(project: Project, ledger: Ledger, way: Way) -> None:
     judge = Judge(domains_of(project))
     read_all(judge, ledger)
-    mine = [ask for ask in judge.asks(ledger) if in_shard(ask.image, way.shard, way.shards)]
+    mine = [ask for ask in judge.asks(ledger) if way.mine(ask.image)]
     if mine:
         ask_servers(project, ledger, judge.name, mine, len(mine), way)
         read_all(judge, ledger)
@@ -123,26 +139,43 @@ def ask_servers(
       StoppedError: see `work`.
     """
     servers = servers_of(project, name)
-    endpoints = [Endpoint(server, variable) for server in servers for variable in server.keys or [""]]
     budget = Budget(step_price(project, servers[0]), ledger.spent(), project.config.budget_usd)
     before = budget.spent
     side = min(server.picture_side for server in servers)
 
     with counting(f"{name}: questions", total) as counter:
 
-        def take(answers: Sequence[tuple[Answer, float]]) -> None:
+        def write(answers: Answers) -> None:
+            for answer, usd in answers:
+                ledger.add_answer(answer.row(usd))
+            counter.add(len(answers), f"${budget.spent - before:,.4f}")
+
+        def take(answers: Answers) -> None:
             with ledger.changes():
-                for answer, usd in answers:
-                    ledger.add_answer(answer.row(usd))
-            spent = budget.spent - before
-            counter.add(len(answers), f"${spent:,.4f}")
+                write(answers)
 
         def picture(ask: Ask) -> bytes:
             return store.sent(project.images, ask.image, side)
 
-        outcome = ask_all(questions, endpoints, budget, picture, take)
+        if way.ray:
+            outcome = ask_on_ray(questions, servers, budget, picture, take, way.ray)
+        elif servers[0].batch:
+            outcome = ask_in_files(
+                questions, endpoints_of(servers), ledger, budget, picture, write, project=project.config.name, step=name
+            )
+        else:
+            outcome = ask_all(questions, endpoints_of(servers), budget, picture, take)
     if outcome.stopped:
         raise StoppedError(_why(outcome, project))
+
+
+def endpoints_of(servers: Iterable[Server]) -> list[Endpoint]:
+    """One for each key.
+
+    Raises:
+      AskingError: a key is not in the environment.
+    """
+    return [Endpoint(server, variable) for server in servers for variable in server.keys or [""]]
 
 
 def _why(outcome: Outcome, project: Project) -> str:
