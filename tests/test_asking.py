@@ -15,8 +15,8 @@ from mmfuser_jax.mminstruct.endpoints import ATTEMPTS, PASSING, AskingError, End
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.prices import NAME, Price, PriceError, Tokens, price_of
 from mmfuser_jax.mminstruct.project import ProjectError, Server
-from mmfuser_jax.mminstruct.schema import AnswerRow
 from mmfuser_jax.mminstruct.questions import Answer, Ask
+from mmfuser_jax.mminstruct.schema import AnswerRow
 from tests.fake_openai import FakeServer, completion
 from tests.nursery import nursery
 
@@ -306,7 +306,10 @@ def test_what_failed_for_a_passing_reason_is_asked_by_the_next_run(tmp_path):
     with FakeServer(reply) as fake, Ledger(tmp_path / "ledger") as ledger:
         server = Server(base_url=fake.base_url, model="m", patience=0.01)
         asked_into(ledger, server, 6)
-        assert {x.seed: x.reason for x in ledger.rows(AnswerRow, "step = 'caption'", order="key") if x.reason} == {3: "busy", 4: "refused_by_server"}
+        assert {x.seed: x.reason for x in ledger.rows(AnswerRow, "step = 'caption'", order="key") if x.reason} == {
+            3: "busy",
+            4: "refused_by_server",
+        }
         up.set()
         fake.bodies.clear()
         assert asked_into(ledger, server, 6).asked == 1

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 
 from mmfuser_jax.mminstruct.endpoints import Endpoint
-from mmfuser_jax.mminstruct.prices import Price
+from mmfuser_jax.mminstruct.prices import Price, Tokens
 from mmfuser_jax.mminstruct.project import ProjectError
 from mmfuser_jax.mminstruct.questions import Answer, Ask
 
@@ -29,16 +29,28 @@ class Budget:
 
     def reserve(self, ask: Ask) -> bool:
         """Whether there is enough left for a question; then the most that it may cost is set aside."""
-        cost = self._price.of(ask.at_most)
+        cost = self.most(ask)
         if self._limit is not None and self.spent + self._reserved + cost > self._limit:
             return False
         self._reserved += cost
         return True
 
+    def most(self, ask: Ask) -> float:
+        """The most that a question may cost, US dollars."""
+        return self._price.of(ask.at_most)
+
+    def set_aside(self, usd: float) -> None:
+        """Money for questions that are on their way since an earlier run; below 0 lets go of it."""
+        self._reserved += usd
+
     def pay(self, answer: Answer) -> float:
         """What an answer has cost, instead of what was set aside for it."""
-        self._reserved -= self._price.of(answer.ask.at_most)
-        cost = self._price.of(answer.tokens)
+        self.set_aside(-self.most(answer.ask))
+        return self.spend(answer.tokens)
+
+    def spend(self, tokens: Tokens) -> float:
+        """What tokens have cost for which nothing was set aside."""
+        cost = self._price.of(tokens)
         self.spent += cost
         return cost
 
@@ -76,7 +88,44 @@ def ask_all(
     Raises:
       AskingError: a key, model or address is wrong.
     """
-    return asyncio.run(_Asking(endpoints, budget, picture, take).run(iter(asks)))
+    asking = _Asking(endpoints, budget, picture, take)
+
+    async def run() -> Outcome:
+        try:
+            async with listening(asking.stop):
+                return await asking.run(iter(asks))
+        finally:
+            for endpoint in endpoints:
+                await endpoint.close()
+
+    return asyncio.run(run())
+
+
+async def ask_chunk(
+    asks: Iterable[Ask], endpoints: Sequence[Endpoint], budget: Budget, picture: Callable[[Ask], bytes], take: Taken
+) -> Outcome:
+    """As `ask_all`, in a loop that runs already and may do so several times at once: heeds no signals, ends no connections."""
+    return await _Asking(endpoints, budget, picture, take).run(iter(asks))
+
+
+@contextlib.asynccontextmanager
+async def listening(stop: Callable[[str], None]) -> AsyncIterator[None]:
+    """While the block runs, `stop` is given the name of the first SIGINT or SIGTERM; a second one has its usual effect."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def heard(number: signal.Signals) -> None:
+        for other in numbers:
+            loop.remove_signal_handler(other)
+        stop(number.name)
+
+    for number in numbers:
+        loop.add_signal_handler(number, heard, number)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
 
 
 class _Asking:
@@ -90,29 +139,37 @@ class _Asking:
         self._picture = picture
         self._take = take
         self._outcome = Outcome()
+        self._drawn = False
+
+    def stop(self, name: str) -> None:
+        """Lets no more questions go."""
+        self._outcome.stopped = name
+        LOG.warning("%s: waiting for answers on their way; a second one stops at once", name)
 
     async def run(self, asks: Iterator[Ask]) -> Outcome:
+        """Asks until there is nothing left to ask, or it is stopped."""
         running: set[asyncio.Task[Answer]] = set()
-        async with self._listening():
-            try:
-                while True:
-                    running |= set(self._started(asks))
-                    if not running:
-                        return self._outcome
+        try:
+            while True:
+                running |= set(self._started(asks))
+                if running:
                     done, running = await asyncio.wait(running, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
                     self._write(done)
-            finally:
-                for task in running:
-                    task.cancel()
-                await asyncio.gather(*running, return_exceptions=True)
-                for endpoint in self._endpoints:
-                    await endpoint.close()
+                elif self._drawn or self._outcome.stopped:
+                    return self._outcome
+                else:  # all endpoints rest
+                    await asyncio.sleep(0.05)
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
     def _started(self, asks: Iterator[Ask]) -> Iterator[asyncio.Task[Answer]]:
         """Sends as many questions as there is room for."""
         while not self._outcome.stopped and (endpoint := self._free_endpoint()):
             ask = next(asks, None)
             if ask is None:
+                self._drawn = True
                 return
             if not self._budget.reserve(ask):
                 self._outcome.stopped = "budget"
@@ -140,23 +197,3 @@ class _Asking:
             return await endpoint.ask(ask, picture)
         finally:
             endpoint.pace.running -= 1
-
-    @contextlib.asynccontextmanager
-    async def _listening(self) -> AsyncIterator[None]:
-        """The first signal lets no more questions go; the second one has its usual effect."""
-        loop = asyncio.get_running_loop()
-        numbers = (signal.SIGINT, signal.SIGTERM)
-
-        def stop(number: signal.Signals) -> None:
-            self._outcome.stopped = number.name
-            LOG.warning("%s: waiting for answers on their way; a second one stops at once", number.name)
-            for other in numbers:
-                loop.remove_signal_handler(other)
-
-        for number in numbers:
-            loop.add_signal_handler(number, stop, number)
-        try:
-            yield
-        finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)

@@ -87,11 +87,12 @@ CREATE TABLE verdicts (       -- what people said, in the order in which they di
 ) STRICT;
 CREATE INDEX verdicts_by_item ON verdicts (item, reviewer, number, verdict);
 CREATE TABLE batches (        -- files of questions that a server answers within a day
-  id TEXT PRIMARY KEY,        -- as the server names it
+  id TEXT NOT NULL,           -- as the server names it; while it is sent, the mark that it was given
   base_url TEXT NOT NULL, key_name TEXT NOT NULL,
-  keys TEXT NOT NULL,         -- JSON list of the questions' keys
-  state TEXT NOT NULL,        -- sent, or taken
-  at REAL NOT NULL
+  keys TEXT NOT NULL,         -- JSON: the step, and for each question's key the US dollars set aside for it
+  state TEXT NOT NULL,        -- sending, sent, or taken
+  at REAL NOT NULL,
+  PRIMARY KEY (base_url, id)
 ) STRICT;
 CREATE TABLE estimates (      -- what was foretold, to be compared with what it came to
   number INTEGER PRIMARY KEY,

@@ -157,6 +157,8 @@ def ask_servers(
         def picture(ask: Ask) -> bytes:
             return store.sent(project.images, ask.image, side)
 
+        if not servers[0].batch or way.ray:
+            _refuse_files_on_their_way(project, ledger)
         if way.ray:
             outcome = ask_on_ray(questions, servers, budget, picture, take, way.ray)
         elif servers[0].batch:
@@ -167,6 +169,20 @@ def ask_servers(
             outcome = ask_all(questions, endpoints_of(servers), budget, picture, take)
     if outcome.stopped:
         raise StoppedError(_why(outcome, project))
+
+
+def _refuse_files_on_their_way(project: Project, ledger: Ledger) -> None:
+    """Their questions would be paid for twice.
+
+    Raises:
+      ProjectError: there are some.
+    """
+    ((count,),) = ledger.query("SELECT count(*) FROM batches WHERE state <> 'taken'")
+    if count:
+        raise ProjectError(
+            f"{project.folder}: {count} files of questions are on their way; take their answers first, with batch: true "
+            "in project.yaml and without --ray"
+        )
 
 
 def endpoints_of(servers: Iterable[Server]) -> list[Endpoint]:

@@ -1,0 +1,316 @@
+"""Questions asked by processes of a Ray cluster, and by machines that share nothing: the same ledger as of one process."""
+
+import dataclasses
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mmfuser_jax.mminstruct import ray_asking
+from mmfuser_jax.mminstruct.asking import Budget, ask_all
+from mmfuser_jax.mminstruct.endpoints import PASSING, AskingError, Endpoint
+from mmfuser_jax.mminstruct.ledger import Ledger, LedgerError
+from mmfuser_jax.mminstruct.prices import Price
+from mmfuser_jax.mminstruct.project import ProjectError, Server
+from mmfuser_jax.mminstruct.questions import Answer
+from mmfuser_jax.mminstruct.ray_asking import CHUNK, ask_on_ray, shares
+from mmfuser_jax.mminstruct.schema import AnswerRow
+from mmfuser_jax.mminstruct.shards import in_shard, merge
+from tests.fake_openai import FakeServer
+from tests.test_asking import ask, questions
+
+PRICE = Price(1.0, 1.0)
+SECRET = "secret-which-nobody-else-may-see"
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """A cluster of two workers, whose environment has a key."""
+    ray = pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("KEY_FOR_RAY", SECRET)
+        ray.init(num_cpus=2, include_dashboard=False, object_store_memory=80 * 2**20, log_to_driver=False)
+        yield ray
+        ray.shutdown()
+
+
+def shout(body, before):
+    return body["messages"][1]["content"].upper()
+
+
+def server_of(fake, **settings):
+    return Server(**{"base_url": fake.base_url, "model": "m", "keys": ["KEY_FOR_RAY"], "patience": 0.02, **settings})
+
+
+def on_ray(servers, asks, budget=None, workers=2):
+    """(answers with costs, outcome)."""
+    taken = []
+    budget = budget or Budget(PRICE, 0.0, None)
+    outcome = ask_on_ray(asks, servers, budget, lambda ask: b"a picture", taken.extend, workers)
+    return taken, outcome
+
+
+def written(folder, taken):
+    """What a ledger has of answers, but times."""
+    folder.mkdir()
+    with Ledger(folder / "ledger") as ledger:
+        with ledger.changes():
+            for answer, cost in taken:
+                ledger.add_answer(answer.row(cost))
+        return contents(ledger)
+
+
+def contents(ledger):
+    return [dataclasses.replace(row, seconds=0.0) for row in ledger.rows(AnswerRow, order="key")]
+
+
+def picky(body, before):
+    """Answers most, declines some, is busy once for some and for ever for one."""
+    text = str(body["messages"][1]["content"])
+    if "What is 7?" in text or ("3?" in text and not before):
+        return 503, {"retry-after": "0.01"}, {"error": {"message": "later"}}
+    return (400, {}, {"error": {"message": "never"}}) if "5?" in text else text
+
+
+def test_the_ledger_is_as_that_of_one_process(ray, tmp_path, monkeypatch):
+    monkeypatch.setenv("KEY_FOR_RAY", SECRET)
+    asks = [*questions(60), *questions(20, shown=True, kind="short")]
+    with FakeServer(picky) as fake:
+        alone = []
+        endpoint = Endpoint(server_of(fake), "KEY_FOR_RAY")
+        ask_all(asks, [endpoint], Budget(PRICE, 0.0, None), lambda ask: b"a picture", alone.extend)
+    with FakeServer(picky) as fake:
+        together, outcome = on_ray([server_of(fake)], asks)
+        assert {body["authorization"] for body in fake.bodies} == {f"bearer {SECRET}"}
+    assert (outcome.asked, outcome.stopped) == (80, "")
+    first, second = written(tmp_path / "alone", alone), written(tmp_path / "together", together)
+    assert {row.reason for row in first} == {"", "busy", "refused_by_server"}
+    assert len(first) == 80
+    assert first == [  # but where a busy server has said so: its port
+        dataclasses.replace(row, detail=mine.detail) if row.reason else row
+        for row, mine in zip(second, first, strict=True)
+    ]
+
+
+def test_the_key_is_in_no_log_and_no_argument(ray, monkeypatch):
+    monkeypatch.setenv("KEY_FOR_RAY", "of the driver, which is not asked for it")
+    sent = []
+    begin = ray_asking._Driver._begin
+
+    def watched(self, servers):
+        sent.append(repr(servers))
+        return begin(self, servers)
+
+    monkeypatch.setattr(ray_asking._Driver, "_begin", watched)
+    with FakeServer() as fake:
+        taken, _ = on_ray([server_of(fake)], questions(20), workers=1)
+        assert {body["authorization"] for body in fake.bodies} == {f"bearer {SECRET}"}
+    assert len(taken) == 20
+    assert "KEY_FOR_RAY" in sent[0]
+    assert SECRET not in "".join(sent)
+    logs = Path(ray._private.worker._global_node.get_session_dir_path()) / "logs"
+    files = [path for path in logs.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+
+
+def test_what_a_lost_worker_had_is_asked_by_another(ray, monkeypatch):
+    hands, taken, on_its_way = [], [], []
+    begin = ray_asking._Driver._begin
+
+    def watched(self, servers):
+        hands.append(begin(self, servers))
+        return hands[-1]
+
+    def take(answers):
+        taken.extend(answers)
+        if len(taken) > 50 and not on_its_way:
+            on_its_way.append(hands[0].chunks)
+            ray.kill(hands[0].actor)
+
+    monkeypatch.setattr(ray_asking._Driver, "_begin", watched)
+    with FakeServer(shout, latency=0.02) as fake:
+        budget = Budget(PRICE, 0.0, None)
+        outcome = ask_on_ray(questions(400), [server_of(fake, most=16)], budget, lambda ask: b"", take, 2)
+        assert 400 <= len(fake.bodies) <= 400 + (on_its_way[0] + 1) * CHUNK
+    assert len(hands) == 3
+    assert outcome.asked == 400
+    assert sorted(answer.text for answer, _ in taken) == sorted(f"WHAT IS {x}?" for x in range(400))
+    assert budget.spent == pytest.approx(400 * 120e-6)
+    assert budget._reserved == pytest.approx(0.0)
+
+
+def test_a_cluster_that_loses_worker_after_worker_is_given_up(ray, monkeypatch):
+    monkeypatch.setattr(ray_asking, "_Worker", Doomed)
+    monkeypatch.setattr(ray_asking, "LOSSES", 2)
+    with FakeServer() as fake, pytest.raises(AskingError, match="Ray lost 2 workers; look into its logs"):
+        on_ray([server_of(fake)], questions(20))
+
+
+class Doomed(ray_asking._Worker):
+    async def ask(self, chunk):
+        """Ends the process."""
+        os._exit(1)
+
+
+def test_what_no_question_would_survive_ends_it_all_with_the_same_error(ray):
+    with FakeServer(lambda *_: (401, {}, {"error": {"message": "no such key"}})) as fake:
+        with pytest.raises(AskingError) as alone:
+            ask(fake, questions(1))
+        with pytest.raises(AskingError) as together:
+            on_ray([server_of(fake)], questions(1000), workers=1)
+    assert str(together.value) == str(alone.value)
+    assert "no such key" in str(alone.value)
+
+
+def test_a_worker_whose_environment_lacks_the_key_says_so(ray, monkeypatch):
+    monkeypatch.setenv("NOT_SET", "but in the driver")
+    with FakeServer() as fake, pytest.raises(AskingError, match="the environment has no NOT_SET, which project"):
+        on_ray([server_of(fake, keys=["NOT_SET"])], questions(10), workers=1)
+
+
+def test_the_budget_ends_it_cleanly(ray):
+    with FakeServer() as fake:
+        budget = Budget(PRICE, 0.0, 99.5 * 120e-6)
+        taken, outcome = on_ray([server_of(fake)], questions(1000, text="x" * 291, tokens=20), budget, workers=1)
+        assert outcome.stopped == "budget"
+        assert len(taken) == len(fake.bodies)
+        assert 90 < len(taken) < 100
+    assert budget.spent == pytest.approx(len(taken) * 120e-6)
+
+
+def test_a_signal_waits_for_what_is_on_its_way(ray):
+    told = []
+
+    def reply(body, before):
+        if len(fake.bodies) >= 6 and not told:  # surely it is listening by now
+            told.append(os.getpid())
+            os.kill(os.getpid(), signal.SIGTERM)
+        return "fine"
+
+    with FakeServer(reply, latency=0.2) as fake:
+        taken, outcome = on_ray([server_of(fake, most=4)], questions(500), workers=1)
+        assert outcome.stopped == "SIGTERM"
+        assert 6 <= len(taken) == len(fake.bodies) < 100
+    assert all(answer.text == "fine" for answer, _ in taken)
+
+
+def test_without_ray_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(AskingError, match=r"needs Ray .*: pip install 'mmfuser-jax\[ray\]'$"):
+        on_ray([Server(base_url="http://x", model="m")], questions(1))
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+def test_workers_together_may_do_what_the_server_allows(workers):
+    servers = [
+        Server(base_url="http://x", model="m", most=5, requests_per_minute=100, keys=["A", "B"]),
+        Server(base_url="http://y", model="m", most=64, tokens_per_minute=100_001),
+    ]
+    parts = shares(servers, workers)
+    for server in servers:
+        mine = [share for part in parts for share in part if share.base_url == server.base_url]
+        for name in ("most", "requests_per_minute", "tokens_per_minute"):
+            assert sum(getattr(share, name) for share in mine) == getattr(server, name)
+        assert all(share.requests_per_minute for share in mine) == bool(server.requests_per_minute)
+    assert len(parts) == workers
+    assert sum(len(part) == 2 for part in parts) == min(workers, 5)
+
+
+def test_no_more_workers_than_have_something_to_do():
+    assert len(shares([Server(base_url="http://x", model="m", most=3)], 8)) == 3
+    with pytest.raises(ProjectError, match="no server to ask"):
+        shares([], 2)
+    with pytest.raises(ProjectError, match="0 workers: give one"):
+        shares([Server(base_url="http://x", model="m")], 0)
+
+
+def test_an_endpoint_that_rests_is_waited_for():
+    """All questions on their way have failed, and the server wants a pause: those that are left are asked after it."""
+
+    def reply(body, before):
+        return "fine" if time.monotonic() - begun > 1 else (503, {"retry-after": "1"}, {"error": {"message": "later"}})
+
+    with FakeServer(reply) as fake:
+        begun = time.monotonic()
+        taken, outcome = ask(fake, questions(30))
+    assert (outcome.asked, outcome.stopped) == (30, "")
+    assert {answer.reason for answer, _ in taken} == {"busy", ""}
+
+
+def test_shards_cover_everything_once():
+    keys = [ask.key("m") for ask in questions(1000)]
+    for count in (1, 2, 7):
+        parts = [{key for key in keys if in_shard(key, index, count)} for index in range(count)]
+        assert sorted(key for part in parts for key in part) == sorted(keys)
+        assert min(map(len, parts)) > 0.7 * len(keys) / count
+    for index, count in ((2, 2), (-1, 2), (0, 0)):
+        with pytest.raises(ValueError, match=f"no shard {index}/{count}: of four, they are 0/4 to 3/4"):
+            in_shard("x", index, count)
+
+
+def asked_into(path, asks):
+    """Another machine's part of the work."""
+    path.parent.mkdir()
+    with Ledger(path) as ledger, FakeServer(shout) as fake:
+        server = Server(base_url=fake.base_url, model="m")
+
+        def take(taken):
+            with ledger.changes():
+                for answer, cost in taken:
+                    ledger.add_answer(dataclasses.replace(answer.row(cost), read=1))
+
+        ask_all(asks, [Endpoint(server, "")], Budget(PRICE, 0.0, None), lambda ask: b"", take)
+    return path
+
+
+def test_two_shards_merged_twice_are_one_process(tmp_path):
+    asks = list(questions(40))
+    whole = asked_into(tmp_path / "whole" / "ledger", asks)
+    parts = [
+        asked_into(tmp_path / f"part{index}" / "ledger", [ask for ask in asks if in_shard(ask.key("m"), index, 2)])
+        for index in range(2)
+    ]
+    with Ledger(tmp_path / "ledger") as ledger, Ledger(whole) as one:
+        counts = [merge(ledger, part) for part in parts]
+        assert sum(counts) == 40
+        assert min(counts) > 5
+        assert [merge(ledger, part) for part in parts] == [0, 0]
+        assert contents(ledger) == [dataclasses.replace(row, read=0) for row in contents(one)]
+        assert ledger.spent() == pytest.approx(one.spent())
+
+
+def test_merging_takes_what_is_not_settled_here_and_adds_its_cost(tmp_path):
+    asks = list(questions(4))
+    (tmp_path / "part").mkdir()
+    with Ledger(tmp_path / "ledger") as ledger, Ledger(tmp_path / "part" / "ledger") as part:
+        ledger.add_answer(Answer(asks[0], "m", "mine").row(1.0))
+        ledger.add_answer(Answer(asks[1], "m", reason="busy").row(2.0))
+        part.add_answer(Answer(asks[0], "m", "theirs").row(4.0))
+        part.add_answer(Answer(asks[1], "m", "theirs").row(8.0))
+        part.add_answer(Answer(asks[2], "m", reason="refused_by_server").row(16.0))
+        part.add_answer(Answer(asks[3], "m", reason=PASSING[0]).row(32.0))
+        for _ in range(2):
+            merge(ledger, tmp_path / "part" / "ledger")
+            rows = sorted(ledger.rows(AnswerRow), key=lambda row: row.seed)
+            assert [(row.text, row.reason, row.usd, row.attempts) for row in rows] == [
+                ("mine", "", 1.0, 1), ("theirs", "", 10.0, 2), ("", "refused_by_server", 16.0, 1),
+            ]  # fmt: skip
+
+
+def test_a_ledger_that_cannot_be_merged_is_an_error(tmp_path):
+    with Ledger(tmp_path / "ledger") as ledger:
+        with pytest.raises(LedgerError, match="nowhere: no ledger there"):
+            merge(ledger, tmp_path / "nowhere")
+        assert not (tmp_path / "nowhere").exists()
+        with Ledger(tmp_path / "other") as other:
+            other.query("PRAGMA user_version = 99")
+        with pytest.raises(LedgerError, match="other: is of version 99, and this program writes version"):
+            merge(ledger, tmp_path / "other")
+        (tmp_path / "text").write_text("no ledger, but long enough to be one of its pages " * 100)
+        with pytest.raises(LedgerError, match="text: not a ledger"):
+            merge(ledger, tmp_path / "text")
