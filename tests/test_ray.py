@@ -29,7 +29,8 @@ SECRET = "secret-which-nobody-else-may-see"
 @pytest.fixture(scope="module")
 def ray():
     """A cluster of two workers, whose environment has a key."""
-    ray = pytest.importorskip("ray")
+    import ray
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("KEY_FOR_RAY", SECRET)
