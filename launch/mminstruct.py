@@ -24,7 +24,7 @@ from mmfuser_jax.locks import locked
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import CONFIG, Project, init_project
 from mmfuser_jax.mminstruct.seed_questions import load_domains
-from mmfuser_jax.mminstruct.status import print_estimate, print_pictures, print_status
+from mmfuser_jax.mminstruct.status import print_pictures, print_status
 
 _PROJECT = flags.DEFINE_string("project", None, "The project's folder.")
 _DOMAIN = flags.DEFINE_string("domain", None, "init: of the pictures; `domains` lists what there is.")
@@ -82,7 +82,7 @@ def _collect(project: Project, ledger: Ledger) -> None:
 
 def estimate() -> None:
     """Says what questions will cost; takes pictures into the store first, to know how many there are."""
-    from mmfuser_jax.mminstruct.estimating import estimate
+    from mmfuser_jax.mminstruct.estimating import estimate, print_estimate
 
     with _opened() as (project, ledger):
         _collect(project, ledger)

@@ -15,10 +15,11 @@ from mmfuser_jax.mminstruct import batch_files, batch_server
 from mmfuser_jax.mminstruct.asking import Budget
 from mmfuser_jax.mminstruct.batch_files import ask_in_files
 from mmfuser_jax.mminstruct.batch_replies import Line, answer_of, lines_of
-from mmfuser_jax.mminstruct.endpoints import ATTEMPTS, PASSING, REASONS, AskingError, Endpoint, body_of
+from mmfuser_jax.mminstruct.endpoints import ATTEMPTS, PASSING, AskingError, Endpoint, body_of
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.prices import Price
 from mmfuser_jax.mminstruct.project import ProjectError, Server
+from mmfuser_jax.mminstruct.reasons import ANSWERS as REASONS
 from mmfuser_jax.mminstruct.schema import AnswerRow, Batch
 from tests.fake_openai import FakeServer, completion
 from tests.nursery import nursery

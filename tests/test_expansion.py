@@ -7,11 +7,11 @@ import yaml
 
 from mmfuser_jax.mminstruct import store
 from mmfuser_jax.mminstruct.expansion import take_sets
-from mmfuser_jax.mminstruct.inspection import REASONS as PICTURE_REASONS
 from mmfuser_jax.mminstruct.items import LETTERS, from_body
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import CONFIG, Project, ProjectError, init_project
-from mmfuser_jax.mminstruct.public_sets import FORMATS, REASONS, PublicSetError
+from mmfuser_jax.mminstruct.public_sets import FORMATS, PublicSetError
+from mmfuser_jax.mminstruct.reasons import PICTURES, SETS
 from mmfuser_jax.mminstruct.schema import ImageRow, ItemRow
 from mmfuser_jax.mminstruct.steps import images
 from tests import test_public_sets
@@ -44,7 +44,7 @@ def test_all_sets_come_in_once_and_nothing_disappears(published):
     items, pictures = taken(project)
     there = {name: list(FORMATS[name](published / name)) for name in FORMATS}
     assert collections.Counter(row.step for row in items) == {name: len(found) for name, found in there.items()}
-    assert {row.reason for row in items if row.state == "refused"} <= {*REASONS, *PICTURE_REASONS}
+    assert {row.reason for row in items if row.state == "refused"} <= {*SETS, *PICTURES}
     assert all((row.state == "good") == (row.reason == "") for row in items)
     known = {row.sha: row for row in pictures}
     for row in (row for row in items if row.state == "good"):

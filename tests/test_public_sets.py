@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from mmfuser_jax.mminstruct.items import LETTERS, TYPES, Item
-from mmfuser_jax.mminstruct.public_sets import FORMATS, REASONS, Imported, PublicSetError, Unusable, imported
+from mmfuser_jax.mminstruct.public_sets import FORMATS, Imported, PublicSetError, Unusable, imported
+from mmfuser_jax.mminstruct.reasons import SETS as REASONS
 
 
 def draw(path):

@@ -17,9 +17,10 @@ from mmfuser_jax.mminstruct.captions import caption_of
 from mmfuser_jax.mminstruct.collect import collect
 from mmfuser_jax.mminstruct.estimating import estimate
 from mmfuser_jax.mminstruct.items import LETTERS, Item, from_body
-from mmfuser_jax.mminstruct.keeping import REASONS, shuffled
+from mmfuser_jax.mminstruct.keeping import shuffled
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import CONFIG, Project, ProjectError, init_project
+from mmfuser_jax.mminstruct.reasons import MEANINGS as REASONS
 from mmfuser_jax.mminstruct.schema import AnswerRow, ItemRow, Texts
 from mmfuser_jax.mminstruct.seed_questions import load_domains
 from mmfuser_jax.mminstruct.shards import merge

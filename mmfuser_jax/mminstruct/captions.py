@@ -11,6 +11,7 @@ from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import Project
 from mmfuser_jax.mminstruct.prompts import Material, fill, load_prompt
 from mmfuser_jax.mminstruct.questions import Ask
+from mmfuser_jax.mminstruct.reasons import MEANINGS
 from mmfuser_jax.mminstruct.replies import REFUSALS
 from mmfuser_jax.mminstruct.schema import AnswerRow, ImageRow, Texts
 from mmfuser_jax.mminstruct.seed_questions import Domain
@@ -20,14 +21,6 @@ KIND = "caption"
 
 OPENING = 60
 """Letters at the beginning of a caption in which a refusal would stand; later on it may be words of the picture."""
-
-REASONS = {
-    "cut_off": "the caption is longer than it may be",
-    "caption_refusal": "the model says that it sees no picture, or declines",
-    "caption_language": "the caption is in another language",
-    "caption_short": "the caption is too short",
-}
-"""Why a caption is of no use, by code."""
 
 
 class Captions:
@@ -59,7 +52,7 @@ class Captions:
             knowledge=material.knowledge(prompt),
         )  # fmt: skip
         if before is not None:
-            text += fill(prompt.parts["mend_caption"], faults=REASONS.get(before.reason, before.reason))
+            text += fill(prompt.parts["mend_caption"], faults=MEANINGS.get(before.reason, before.reason))
         more = 2 if before is not None and before.reason == "cut_off" else 1
         return Ask(
             self.name, image.domain, image.sha, KIND, language, prompt.name,

@@ -1,4 +1,4 @@
-"""What is wrong with an item that could be read: each check is a name, what it means, and a function of the item."""
+"""What is wrong with an item that could be read: each check is a code and a function of the item."""
 
 from __future__ import annotations
 
@@ -101,34 +101,19 @@ def _benchmark(item: Item, expected: Expected) -> bool:
     return plain(item.question) in expected.benchmark
 
 
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """A reason to refuse an item.
-
-    Attributes:
-      meaning: one sentence.
-      fails: whether an item has this fault.
-    """
-
-    meaning: str
-    fails: Callable[[Item, Expected], bool]
-
-
-CHECKS = {
-    "placeholder": Check("a placeholder of a seed question was not filled in", _placeholder),
-    "refusal": Check("the model declines, or says that it sees no picture", _refusal),
-    "leak": Check("it speaks of the description instead of the picture", _leak),
-    "language": Check("it is in another language than was asked for", _language),
-    "length": Check("a question, option or answer is too short or too long", _length),
-    "given_away": Check("the question of a choice says which option is right", _given_away),
-    "repeated": Check("the picture has this question already", _repeated),
-    "benchmark": Check("it is a question of a benchmark", _benchmark),
+CHECKS: dict[str, Callable[[Item, Expected], bool]] = {
+    "placeholder": _placeholder,
+    "refusal": _refusal,
+    "leak": _leak,
+    "language": _language,
+    "length": _length,
+    "given_away": _given_away,
+    "repeated": _repeated,
+    "benchmark": _benchmark,
 }
-"""In the order in which they are made."""
-
-REASONS = {name: check.meaning for name, check in CHECKS.items()}
+"""Code of `reasons.CHECKS` → whether an item has this fault; in the order in which they are made."""
 
 
 def faults(item: Item, expected: Expected) -> Iterator[str]:
     """Names of the checks that an item fails."""
-    return (name for name, check in CHECKS.items() if check.fails(item, expected))
+    return (name for name, fails in CHECKS.items() if fails(item, expected))

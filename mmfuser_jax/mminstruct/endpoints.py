@@ -30,18 +30,6 @@ PASSING = ("busy", "unreachable")
 """Reasons why a question failed that may be gone another day: asked again by the next run."""
 
 
-REASONS = {
-    "busy": "the server had no time for it",
-    "unreachable": "the server could not be reached, or did not answer in time",
-    "garbage": "the server's answer could not be read",
-    "refused_by_server": "the server says that the question is wrong",
-    "content_filter": "the provider's filter held it back",
-    "refusal": "the model declined",
-    "no_longer_asked": "it was answered in a file, and the project does not ask it any more",
-}
-"""Why there is no reply, by code."""
-
-
 class AskingError(RuntimeError):
     """No question can be asked: the message says what to change."""
 
@@ -186,7 +174,7 @@ def read_reply(ask: Ask, reply: Any) -> Answer:
 
 
 def fault(code: object, text: str) -> str:
-    """Why a server says that a question is at fault: a code of `REASONS`."""
+    """Why a server says that a question is at fault: a code of `reasons.ANSWERS`."""
     return "content_filter" if "content" in str(code or "") or "content_filter" in text else "refused_by_server"
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+from rich.console import Console
+
 from mmfuser_jax.mminstruct.instructions import COUNT
 from mmfuser_jax.mminstruct.judging import TOKENS, Judge
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.prices import Tokens
 from mmfuser_jax.mminstruct.project import Project
 from mmfuser_jax.mminstruct.schema import Estimate
+from mmfuser_jax.mminstruct.status import numbers_table
 from mmfuser_jax.mminstruct.steps import waiting
 from mmfuser_jax.mminstruct.work import domains_of, servers_of, step_of, step_price
 
@@ -60,15 +63,9 @@ def estimate(project: Project, ledger: Ledger) -> list[Foretold]:
         found.append(_of_judge(project, ledger, found[1].asks))
     with ledger.changes():
         for x in found:
-            asked, usd = asked_so_far(ledger, x.step)
+            asked, usd = ledger.asked(x.step)
             ledger.add(Estimate(x.step, x.asks, x.usd, asked, usd))
     return found
-
-
-def asked_so_far(ledger: Ledger, step: str) -> tuple[int, float]:
-    """(questions of a step, US dollars that they have cost)."""
-    ((asked, usd),) = ledger.query("SELECT count(*), coalesce(sum(usd), 0.0) FROM answers WHERE step = ?", (step,))
-    return asked, usd
 
 
 def _of_step(project: Project, ledger: Ledger, name: str) -> Foretold:
@@ -95,8 +92,19 @@ def _foretold(
     if not count:
         return Foretold(name, 0, 0.0, 0.0, False)
     most = sum(map(price.of, sample)) / len(sample)
-    asked, spent = asked_so_far(ledger, name)
+    asked, spent = ledger.asked(name)
     measured = asked >= MEASURED
     typical = [Tokens(round(x.input * READ), round(x.output * WRITTEN)) for x in sample]
     each = spent / asked if measured else sum(map(price.of, typical)) / len(sample)
     return Foretold(name, count, (1 + AGAIN * bool(repairs)) * count * each, (1 + repairs) * count * most, measured)
+
+
+def print_estimate(foretold: list[Foretold]) -> None:
+    """What the steps will cost."""
+    table = numbers_table("what is left to ask, in US dollars", "step", "questions", "about", "at most", "by")
+    for x in foretold:
+        who = "answers so far" if x.measured else "length of the questions"
+        table.add_row(x.step, f"{x.asks:,}", f"{x.usd:,.4f}", f"{x.most:,.4f}", who if x.asks else "")
+    table.add_section()
+    table.add_row("all", "", f"{sum(x.usd for x in foretold):,.4f}", f"{sum(x.most for x in foretold):,.4f}", "")
+    Console().print(table)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Set
 
 from mmfuser_jax.mminstruct.captions import caption_of, texts_of
 from mmfuser_jax.mminstruct.items import Item, Rejected
-from mmfuser_jax.mminstruct.keeping import REASONS, Keeping, exchanges, kept_items
+from mmfuser_jax.mminstruct.keeping import Keeping, exchanges, kept_items
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import Project
 from mmfuser_jax.mminstruct.prompts import (
@@ -22,6 +22,7 @@ from mmfuser_jax.mminstruct.prompts import (
     schema_of,
 )
 from mmfuser_jax.mminstruct.questions import Ask
+from mmfuser_jax.mminstruct.reasons import MEANINGS
 from mmfuser_jax.mminstruct.replies import read_reply
 from mmfuser_jax.mminstruct.schema import AnswerRow, ImageRow, ItemRow
 from mmfuser_jax.mminstruct.seed_questions import Domain
@@ -125,5 +126,5 @@ def _missing(have: list[Item], kind: str) -> Counter[str]:
 def faults_of(ledger: Ledger, answer: AnswerRow) -> str:
     """What was wrong with an answer, as lines of a prompt."""
     refused = list(ledger.rows(ItemRow, "answer = ? AND state = 'refused'", (answer.key,)))
-    lines = [f"- {REASONS[row.reason]}: {row.body[:200]}" for row in refused[:FAULTS]]
-    return fenced("\n".join(lines) or f"- {REASONS[answer.reason or 'too_few']}")
+    lines = [f"- {MEANINGS[row.reason]}: {row.body[:200]}" for row in refused[:FAULTS]]
+    return fenced("\n".join(lines) or f"- {MEANINGS[answer.reason or 'too_few']}")

@@ -52,7 +52,7 @@ class Rejected:
     """A part of a reply that is no usable item. Nothing that a model wrote disappears without a reason.
 
     Attributes:
-      reason: a code to count by, of `replies.REASONS` or `checks.REASONS`.
+      reason: a code to count by, of `reasons.MEANINGS`.
       text: that part.
     """
 

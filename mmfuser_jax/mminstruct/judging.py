@@ -17,9 +17,6 @@ from mmfuser_jax.mminstruct.steps import fail, failure, seed_of
 
 TOKENS = 128
 
-REASONS = {"no_opinion": "the judging model says neither yes nor no"}
-"""Why an opinion is of no use, by code."""
-
 
 class Judge:
     """Asks about items and reads what is said; see `steps.Reader`."""

@@ -7,22 +7,10 @@ import random
 import re
 from collections.abc import Iterator, Sequence, Set
 
-from mmfuser_jax.mminstruct import captions, checks, endpoints, replies
+from mmfuser_jax.mminstruct import checks
 from mmfuser_jax.mminstruct.items import LETTERS, Item, Rejected, as_body, from_body, plain
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.schema import AnswerRow, ItemRow
-
-REASONS = {
-    **endpoints.REASONS,
-    **captions.REASONS,
-    **replies.REASONS,
-    **checks.REASONS,
-    "overused": "many pictures of the domain have this question with this answer",
-    "too_few": "there were fewer than asked for",
-    "few_rounds": "the conversation has too few rounds that can be used",
-    "judge": "another model says that it is wrong",
-}
-"""Why an answer or an item is not good, by code."""
 
 DOUBTFUL = frozenset(("length", "given_away"))
 """Faults that a person may find harmless."""

@@ -110,6 +110,11 @@ class Ledger:
         """US dollars, over all steps."""
         return float(self.query("SELECT coalesce(sum(usd), 0) FROM answers")[0][0])
 
+    def asked(self, step: str) -> tuple[int, float]:
+        """(questions of a step, US dollars that they have cost)."""
+        ((asked, usd),) = self.query("SELECT count(*), coalesce(sum(usd), 0.0) FROM answers WHERE step = ?", (step,))
+        return asked, usd
+
     def stamps(self) -> dict[str, str]:
         """Place → stamp of what was found there."""
         return dict(self.query("SELECT place, stamp FROM findings"))

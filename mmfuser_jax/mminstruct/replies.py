@@ -15,24 +15,6 @@ from typing import Any
 
 from mmfuser_jax.mminstruct.items import LETTERS, Item, Rejected, plain
 
-REASONS = {
-    "empty": "the reply is empty",
-    "refusal": "the model says that it will not or cannot answer",
-    "error_text": "the reply is the text of an error",
-    "no_items": "the reply has neither tags nor JSON",
-    "truncated": "the reply ends in the middle of this item",
-    "no_question": "an answer without a question",
-    "no_answer": "a question without an answer",
-    "few_options": "a choice with fewer than two options",
-    "many_options": "a choice with more options than letters",
-    "same_options": "two options are the same",
-    "answer_is_no_option": "the answer is none of the options",
-    "several_answers": "more than one option is named as the answer",
-    "letter_and_text_differ": "the answer's letter names another option than its text",
-    "not_yes_or_no": "the answer to a judgement is neither yes nor no",
-}
-"""Why a part of a reply is no item, by code."""
-
 YES = frozenset(("yes", "true", "right", "correct", "是", "是的", "对", "对的", "正确", "没错"))
 NO = frozenset(("no", "false", "wrong", "incorrect", "否", "不", "不是", "不对", "错", "错误", "不正确", "没有"))
 
@@ -255,7 +237,7 @@ def _bare(text: str) -> str:
 
 
 def chosen(answer: str, options: Sequence[str]) -> str:
-    """The letter of an option that an answer names by letter, by text or by both; else a reason of `REASONS`."""
+    """The letter of an option that an answer names by letter, by text or by both; else a code of `reasons.REPLIES`."""
     answer = unicodedata.normalize("NFKC", answer).strip()
     if _MORE.search(answer):
         return "several_answers"

@@ -7,15 +7,10 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
-from mmfuser_jax.mminstruct import judging, keeping, public_sets
-from mmfuser_jax.mminstruct.estimating import Foretold, asked_so_far
-from mmfuser_jax.mminstruct.inspection import REASONS as PICTURE_REASONS
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import STEPS
+from mmfuser_jax.mminstruct.reasons import MEANINGS
 from mmfuser_jax.mminstruct.schema import Estimate
-
-MEANINGS = {**PICTURE_REASONS, **keeping.REASONS, **judging.REASONS, **public_sets.REASONS}
-"""Why something is not used, by code."""
 
 USED = ("kept", "imported")
 """States of pictures that are not dropped."""
@@ -34,18 +29,7 @@ def print_pictures(ledger: Ledger) -> None:
     Console().print(_pictures(ledger))
 
 
-def print_estimate(foretold: list[Foretold]) -> None:
-    """What the steps will cost."""
-    table = _table("what is left to ask, in US dollars", "step", "questions", "about", "at most", "by")
-    for x in foretold:
-        who = "answers so far" if x.measured else "length of the questions"
-        table.add_row(x.step, f"{x.asks:,}", f"{x.usd:,.4f}", f"{x.most:,.4f}", who if x.asks else "")
-    table.add_section()
-    table.add_row("all", "", f"{sum(x.usd for x in foretold):,.4f}", f"{sum(x.most for x in foretold):,.4f}", "")
-    Console().print(table)
-
-
-def _table(title: str, *columns: str, right: bool = True) -> Table:
+def numbers_table(title: str, *columns: str, right: bool = True) -> Table:
     """A table whose first column holds names, and whose others hold numbers or, if not `right`, words."""
     table = Table(title=f"\n{title}", box=None, padding=(0, 1, 0, 0), title_justify="left", header_style="underline")
     table.add_column(columns[0], no_wrap=True)
@@ -60,7 +44,7 @@ def _reasons(counts: Counter[str]) -> str:
 
 def _pictures(ledger: Ledger) -> Table:
     """By domain: how many places were looked at, what was kept, and why the rest was not."""
-    table = _table("pictures", "domain", "looked at", "kept", "not taken, and why", right=False)
+    table = numbers_table("pictures", "domain", "looked at", "kept", "not taken, and why", right=False)
     counts = ledger.picture_counts()
     for domain, whats in counts.items():
         others = _reasons(Counter({x: count for x, count in whats.items() if x not in USED}))
@@ -79,10 +63,8 @@ def _used(whats: dict[str, int]) -> int:
 def _questions(ledger: Ledger) -> Table:
     """By step: questions, tokens and money, beside what was foretold."""
     names = ("step", "asked", "of no use", "tokens in", "out", "US dollars", "foretold", "came to")
-    table = _table("questions to models", *names)
-    sql = (
-        "SELECT count(*), sum(reason <> ''), sum(input_tokens), sum(output_tokens), sum(usd) FROM answers WHERE step = ?"
-    )
+    table = numbers_table("questions to models", *names)
+    sql = "SELECT count(*), sum(reason <> ''), sum(input_tokens), sum(output_tokens), sum(usd) FROM answers WHERE step = ?"
     for step in STEPS:
         ((asked, failed, read, written, usd),) = ledger.query(sql, (step,))
         if asked:
@@ -94,7 +76,7 @@ def _questions(ledger: Ledger) -> Table:
 def _foretold(ledger: Ledger, step: str) -> tuple[str, str]:
     """The first estimate since which something was asked, and what that came to."""
     for x in ledger.rows(Estimate, "step = ? AND asks > 0", (step,), "number"):
-        asked, usd = asked_so_far(ledger, step)
+        asked, usd = ledger.asked(step)
         if asked > x.asked_before:
             return f"{x.usd:,.4f} for {x.asks:,}", f"{usd - x.usd_before:,.4f} for {asked - x.asked_before:,}"
     return "", ""
@@ -103,7 +85,7 @@ def _foretold(ledger: Ledger, step: str) -> tuple[str, str]:
 def _items(ledger: Ledger) -> Table:
     """By domain: good items of every type, doubtful and refused ones, and those that people looked at."""
     columns = ("yes/no", "choice", "short", "long", "talks", "doubt", "refused", "looked at")
-    table = _table("items", "domain", *columns)
+    table = numbers_table("items", "domain", *columns)
     names = {"judgement": "yes/no", "conversation": "talks", "doubtful": "doubt"}
     counts: dict[str, Counter[str]] = {}
     sql = "SELECT domain, type, state, count(*) FROM items GROUP BY domain, type, state"
@@ -124,7 +106,7 @@ def _items(ledger: Ledger) -> Table:
 
 def _losses(ledger: Ledger) -> Table:
     """What is of no use, or doubtful, and why."""
-    table = _table("what is not used, and why", "", "", "", right=False)
+    table = numbers_table("what is not used, and why", "", "", "", right=False)
     sql = "SELECT step, reason, count(*) FROM answers WHERE reason <> '' GROUP BY 1, 2 ORDER BY 1, 3 DESC"
     for step, reason, count in ledger.query(sql):
         table.add_row(f"answers of {step}", f"{count:,}", MEANINGS.get(reason, reason))

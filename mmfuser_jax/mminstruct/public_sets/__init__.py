@@ -4,7 +4,7 @@ from mmfuser_jax.mminstruct.public_sets.clevr_math import read_clevr_math
 from mmfuser_jax.mminstruct.public_sets.dvqa import read_dvqa
 from mmfuser_jax.mminstruct.public_sets.figureqa import read_figureqa
 from mmfuser_jax.mminstruct.public_sets.geometry3k import read_geometry3k
-from mmfuser_jax.mminstruct.public_sets.imported import REASONS, Found, Imported, PublicSetError, Reader, Unusable
+from mmfuser_jax.mminstruct.public_sets.imported import Found, Imported, PublicSetError, Reader, Unusable
 from mmfuser_jax.mminstruct.public_sets.tabmwp import read_tabmwp
 from mmfuser_jax.mminstruct.public_sets.tqa import read_tqa
 
@@ -18,4 +18,4 @@ FORMATS: dict[str, Reader] = {
 }
 """Name → reader of a folder. A reader looks at the folder when it is called, and reads questions one by one after that."""
 
-__all__ = ["FORMATS", "REASONS", "Found", "Imported", "PublicSetError", "Reader", "Unusable"]
+__all__ = ["FORMATS", "Found", "Imported", "PublicSetError", "Reader", "Unusable"]

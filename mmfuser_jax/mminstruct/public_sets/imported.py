@@ -12,19 +12,7 @@ from typing import Any
 from mmfuser_jax.data.json_files import JsonRows
 from mmfuser_jax.data.llava_rows import resolve_image
 from mmfuser_jax.data.records import RecordError
-from mmfuser_jax.mminstruct import inspection, replies
 from mmfuser_jax.mminstruct.items import LETTERS, Item
-
-REASONS = {
-    "bad_json": "the question is not JSON",
-    "field": "a field is missing, or holds something else than the set's authors say",
-    "no_answer": "the set does not publish the answer",
-    "no_picture": "it is asked about a text, not about a picture",
-    "image_path": "the path of its picture leaves the set's folder",
-    "missing_image": inspection.REASONS["missing_image"],
-    **{code: replies.REASONS[code] for code in ("few_options", "many_options", "same_options", "answer_is_no_option")},
-}
-"""Why a question of a set is not usable, by code."""
 
 BLOCK = 1 << 20
 """Characters of a file that are read at a time; no row may be longer."""
@@ -57,7 +45,7 @@ class Unusable:
 
     Attributes:
       name: as that of `Imported`.
-      reason: of REASONS.
+      reason: of `reasons.SETS`.
       text: what exactly is wrong.
     """
 
