@@ -80,7 +80,7 @@ def test_the_tables_say_what_there_is(tmp_path, capsys):
     assert (total[5], total[6], total[8]) == (str(good), str(doubtful), "140")
     caption = next(line for line in said.splitlines() if line.startswith("caption")).split()
     assert caption[:3] == ["caption", "105", str(busy)]
-    assert "1.5000 for 999 0.0050 for 5" in " ".join(caption)
+    assert "1.5000/999 0.0050/5" in " ".join(caption)
     assert "another model says that it is wrong" in said
     assert "the server had no time for it" in said
     assert max(map(len, said.splitlines())) <= 80

@@ -133,7 +133,10 @@ class Endpoint:
         if self._tokens:
             await self._tokens.acquire(min(ask.at_most.total, self._tokens.max_rate))
         begun = time.monotonic()
-        reply = await self.client.chat.completions.create(**body_of(ask, self.server, picture))
+        body = body_of(ask, self.server, picture)
+        schema = {name: body.pop(name) for name in ["response_format"] if name in body}
+        # The client walks through every field that it knows, at twice the cost of the rest: a schema goes past it.
+        reply = await self.client.chat.completions.create(**body, extra_body=schema)
         return dataclasses.replace(read_reply(ask, reply), model=self.server.model, seconds=time.monotonic() - begun)
 
     async def close(self) -> None:

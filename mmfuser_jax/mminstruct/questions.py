@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mmfuser_jax.mminstruct.schema import AnswerRow
 from mmfuser_jax.mminstruct.prices import NO_TOKENS, Tokens
+from mmfuser_jax.mminstruct.schema import AnswerRow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Ask:
     def at_most(self) -> Tokens:
         """About the most that it takes: three letters or a Chinese character a token, 1,000 for a picture, all its room."""
         words = self.system + self.text
-        wide = sum(ord(letter) > 0x2E80 for letter in words)
+        wide = (len(words.encode()) - len(words)) // 2  # Chinese characters are three bytes each
         return Tokens(wide + (len(words) - wide) // 3 + (1000 if self.shown else 0), self.tokens)
 
 

@@ -75,7 +75,7 @@ CREATE INDEX items_by_domain ON items (domain, type, state, reason, language);
 CREATE INDEX items_domains ON items (id, domain);
 CREATE INDEX items_by_image ON items (image, state);
 CREATE INDEX items_by_question ON items (question, domain, language) WHERE state = 'good';
-CREATE TABLE verdicts (       -- what people said, in the order in which they did; the last one of a person counts
+CREATE TABLE verdicts (       -- what people said, in the order in which they did; a person's last one counts that is not undone
   number INTEGER PRIMARY KEY,
   item TEXT NOT NULL, reviewer TEXT NOT NULL,
   verdict TEXT NOT NULL,      -- accept, edit, reject, or undone

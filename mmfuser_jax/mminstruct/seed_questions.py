@@ -20,6 +20,9 @@ from mmfuser_jax.mminstruct.items import LANGUAGES, TYPES, plain
 FOLDER = Path(__file__).parent / "seeds"
 PLACEHOLDERS = "placeholders"
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Ten times as fast where libyaml is there."""
+
 _PLACEHOLDER = re.compile(r"\{(\w*)\}")
 _YES_NO_EN = re.compile(
     r"(?:(?:in|on|at|for|judging|looking|compared|after|before|from|given|according)\b[^?]*, )?"
@@ -86,7 +89,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), LOADER)
     except yaml.YAMLError as error:
         raise SeedError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
 

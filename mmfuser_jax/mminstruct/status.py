@@ -78,7 +78,7 @@ def _foretold(ledger: Ledger, step: str) -> tuple[str, str]:
     for x in ledger.rows(Estimate, "step = ? AND asks > 0", (step,), "number"):
         asked, usd = ledger.asked(step)
         if asked > x.asked_before:
-            return f"{x.usd:,.4f} for {x.asks:,}", f"{usd - x.usd_before:,.4f} for {asked - x.asked_before:,}"
+            return f"{x.usd:,.4f}/{x.asks:,}", f"{usd - x.usd_before:,.4f}/{asked - x.asked_before:,}"
     return "", ""
 
 

@@ -1,0 +1,287 @@
+"""Items to Label Studio and verdicts back, for teams that work with it: its JSON tasks with pre-annotation, its JSON export.
+
+Pictures are named, not copied into the tasks: a task stays small however large its picture is. To show them, Label Studio
+is started with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT set to the
+project's folder, and its project gets a source storage "Local files" with the path of the folder `images` there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+from mmfuser_jax.mminstruct import store
+from mmfuser_jax.mminstruct.decisions import ACCEPT, EDIT, MOST_SECONDS, REJECT, REJECTIONS, verdicts_of
+from mmfuser_jax.mminstruct.items import LETTERS, from_body
+from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.project import IMAGES, Project
+from mmfuser_jax.mminstruct.review.edits import EditError, edited
+from mmfuser_jax.mminstruct.review.queue import Queue
+from mmfuser_jax.mminstruct.review.views import item_view
+from mmfuser_jax.mminstruct.schema import ItemRow, Verdict
+
+CONFIG = """\
+<View>
+  <View style="display: flex; gap: 24px">
+    <View style="flex: 55%"><Image name="picture" value="$image" zoom="true"/></View>
+    <View style="flex: 45%">
+      <Text name="about" value="$about"/>
+      <TextArea name="text" toName="picture" rows="10" editable="true" maxSubmissions="1" required="true"/>
+      <Choices name="verdict" toName="picture" choice="single" showInline="true" required="true">
+        <Choice value="accept" hint="as it is, or as you have changed it"/>
+        <Choice value="reject"/>
+      </Choices>
+      <Choices name="reason" toName="picture" choice="single" visibleWhen="choice-selected" whenTagName="verdict"
+          whenChoiceValue="reject">
+        {reasons}
+      </Choices>
+    </View>
+  </View>
+  <Text name="caption" value="$caption"/>
+</View>
+"""
+
+_HEADING = re.compile(r"^\[(Question|Options|Answer) (\d{1,3})\][ \t]*$", re.MULTILINE)
+_LETTER = re.compile(r"\s*[A-H][.．、:：)）]\s*")
+
+
+class LabelStudioError(ValueError):
+    """A file is not what Label Studio exports; the message names the file and what is wrong with it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+      tasks: number of them.
+      config: file with the labelling config.
+      left_out: ids of items that have a line which would be taken for a heading.
+    """
+
+    tasks: int
+    config: Path
+    left_out: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """What was read.
+
+    Attributes:
+      counts: "accept", "edit", "reject" of new verdicts; "unchanged" of those that were there; "cancelled" of skipped tasks.
+      errors: a line for each annotation that could not be taken, naming its task.
+    """
+
+    counts: Mapping[str, int]
+    errors: tuple[str, ...]
+
+
+def write_tasks(project: Project, ledger: Ledger, path: Path) -> Written:
+    """Writes the items that people are still to look at as tasks, and beside them the labelling config, an XML file.
+
+    Args:
+      project: whose items they are.
+      ledger: of the project.
+      path: of the JSON file; the config has the same name with the ending .xml.
+    """
+    config = path.with_suffix(".xml")
+    reasons = (f"<Choice alias={quoteattr(code)} value={quoteattr(words)}/>" for code, words in REJECTIONS.items())
+    queue = Queue(ledger, project.config.review)
+    tasks, left_out = 0, []
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write("[")
+        for name in queue.open_items():
+            item = queue.item(name)
+            if not _comes_back(item.body):
+                left_out.append(name)
+                continue
+            file.write(",\n" if tasks else "\n")
+            json.dump(_task(ledger, item), file, ensure_ascii=False)
+            tasks += 1
+        file.write("\n]\n")
+    os.replace(temporary, path)
+    config.write_text(CONFIG.format(reasons="\n        ".join(reasons)), encoding="utf-8")
+    return Written(tasks, config, tuple(left_out))
+
+
+def _task(ledger: Ledger, item: ItemRow) -> dict[str, Any]:
+    view = item_view(ledger, item, "", conflict=False)
+    image = ledger.image(item.image)
+    place = store.place(Path(IMAGES), item.image, image.suffix if image else "")
+    about = [item.domain, item.type, item.language, *([f"doubtful: {view['doubt']}"] if view["doubt"] else [])]
+    text = {"from_name": "text", "to_name": "picture", "type": "textarea", "value": {"text": [as_text(item.body)]}}
+    return {
+        "data": {
+            "item": item.id,
+            "image": f"/data/local-files/?d={quote(place.as_posix())}",
+            "about": " · ".join(about),
+            "caption": "\n\n".join(caption["text"] for caption in view["captions"]),
+        },
+        "predictions": [{"model_version": view["model"] or item.step, "result": [{"id": item.id, **text}]}],
+    }
+
+
+def as_text(body: str) -> str:
+    """The exchanges of a body as people edit them: under headings, options a line each."""
+    parts = []
+    for number, one in enumerate(from_body(body), 1):
+        parts += [f"[Question {number}]", one.question]
+        if one.options:
+            lettered = zip(LETTERS, one.options, strict=False)
+            parts += [f"[Options {number}]", *(f"{letter}. {option}" for letter, option in lettered)]
+        parts += [f"[Answer {number}]", one.answer]
+    return "\n".join(parts)
+
+
+def from_text(text: str) -> list[dict[str, Any]]:
+    """The fields of `edits.Exchange` that a text holds.
+
+    Raises:
+      EditError: it has not the headings that it should.
+    """
+    before, *parts = _HEADING.split(text)
+    found: dict[int, dict[str, Any]] = {}
+    for heading, number, words in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
+        one = found.setdefault(int(number), {"place": int(number) - 1})
+        if heading.lower() in one:
+            raise EditError(f"there are two headings [{heading} {number}]")
+        one[heading.lower()] = words.strip()
+    if before.strip() or not found or min(found) < 1:
+        raise EditError("a text begins with the heading [Question 1]")
+    for one in found.values():
+        lines = [line for line in one.get("options", "").splitlines() if line.strip()]
+        one.update(options=[_LETTER.sub("", line, count=1).strip() for line in lines])
+        one.update(question=one.get("question", ""), answer=one.get("answer", ""))
+    return list(found.values())
+
+
+def _comes_back(body: str) -> bool:
+    """Whether a body is read again as it was written, but for blanks around its texts."""
+    wanted = [
+        {"place": place, "question": one.question.strip(), "answer": one.answer.strip(), "options": [*map(str.strip, one.options)]}
+        for place, one in enumerate(from_body(body))
+    ]  # fmt: skip
+    try:
+        return from_text(as_text(body)) == wanted
+    except EditError:
+        return False
+
+
+def read_tasks(ledger: Ledger, path: Path, reviewer: str = "") -> Imported:
+    """Reads the verdicts of an export in Label Studio's format "JSON". What was read before adds nothing.
+
+    An item that is accepted with another text is edited. Skipped tasks and drafts are no verdicts.
+
+    Args:
+      ledger: of the project that the tasks were written from.
+      path: of the export.
+      reviewer: name of the person who made all annotations; "" for the e-mail addresses or numbers that Label Studio has.
+
+    Raises:
+      LabelStudioError: it is no such file, or several people made it and one name is given.
+    """
+    annotations = list(_annotations(path))
+    people = {_person(annotation) for _, _, annotation in annotations}
+    if reviewer and len(people) > 1:
+        names = ", ".join(sorted(people))
+        raise LabelStudioError(f"{path}: has annotations of several people ({names}); leave the reviewer's name out")
+    counts: Counter[str] = Counter()
+    errors = []
+    with ledger.changes():
+        for label, name, annotation in annotations:
+            if annotation.get("was_cancelled"):
+                counts["cancelled"] += 1
+                continue
+            try:
+                verdict = _verdict(ledger, name, annotation, reviewer or _person(annotation))
+            except ValueError as error:
+                errors.append(f"{path}: {label}: {error}")
+                continue
+            if verdict in verdicts_of(ledger, verdict.item):
+                counts["unchanged"] += 1
+            else:
+                ledger.add(verdict)
+                counts[verdict.verdict] += 1
+    return Imported(dict(counts), tuple(errors))
+
+
+def _annotations(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(what to call the task, id of its item, annotation) of every annotation of a file."""
+    try:
+        tasks = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise LabelStudioError(f"{path}: not JSON ({error})") from None
+    if not isinstance(tasks, list):
+        raise LabelStudioError(f"{path}: not a list of tasks; export them in the format JSON")
+    for number, task in enumerate(tasks, 1):
+        label = f"task {task.get('id', number) if isinstance(task, dict) else number}"
+        data, annotations = (task.get("data"), task.get("annotations")) if isinstance(task, dict) else (None, None)
+        if not isinstance(data, dict) or not isinstance(annotations, list):
+            raise LabelStudioError(
+                f"{path}: {label}: no data and annotations; export the tasks in the format JSON, not JSON-MIN"
+            )
+        for annotation in annotations:
+            if not isinstance(annotation, dict):
+                raise LabelStudioError(f"{path}: {label}: an annotation is no object")
+            yield label, str(data.get("item", "")), annotation
+
+
+def _person(annotation: Mapping[str, Any]) -> str:
+    """Who made an annotation: Label Studio writes a number or, if asked to, an object."""
+    user = annotation.get("completed_by")
+    if isinstance(user, dict):
+        return str(user.get("email") or f"user {user.get('id')}")
+    return f"user {user}"
+
+
+def _verdict(ledger: Ledger, name: str, annotation: Mapping[str, Any], reviewer: str) -> Verdict:
+    item = ledger.row(ItemRow, "id = ? AND state <> 'refused'", (name,))
+    if item is None:
+        raise EditError(f"this project has no item {name!r}")
+    said = _said(annotation)
+    seconds = annotation.get("lead_time") or 0.0
+    if not isinstance(seconds, int | float) or not 0 <= seconds < float("inf"):
+        raise EditError(f"lead_time is {seconds!r} instead of seconds")
+    verdict, reason, text = said.get("verdict", ""), said.get("reason", ""), said.get("text")
+    if verdict == REJECT:
+        by_words = {words: code for code, words in REJECTIONS.items()}
+        code = by_words.get(reason, reason or "other")
+        if code not in REJECTIONS:
+            raise EditError(f"there is no reason {reason!r} to reject an item")
+        return Verdict(item.id, reviewer, REJECT, code, seconds=min(float(seconds), MOST_SECONDS))
+    if verdict != ACCEPT:
+        raise EditError(f"it is neither accepted nor rejected ({verdict!r})")
+    same = text is None or text.strip() == as_text(item.body).strip()
+    body = "" if same else edited(ledger, item, from_text(text or ""))
+    kept = body in ("", item.body)
+    return Verdict(
+        item.id, reviewer, ACCEPT if kept else EDIT, "", "" if kept else body, seconds=min(float(seconds), MOST_SECONDS)
+    )
+
+
+def _said(annotation: Mapping[str, Any]) -> dict[str, str]:
+    """Name of a field of CONFIG → what it says."""
+    results = annotation.get("result")
+    if not isinstance(results, list):
+        raise EditError("an annotation has no list of results")
+    said: dict[str, str] = {}
+    for result in results:
+        value = result.get("value") if isinstance(result, dict) else None
+        if not isinstance(value, dict):
+            raise EditError("a result has no value")
+        texts = value.get("choices", value.get("text"))
+        texts = [texts] if isinstance(texts, str) else texts
+        if not isinstance(texts, list) or len(texts) != 1 or not isinstance(texts[0], str):
+            raise EditError(f"{result.get('from_name')!r} has not one text")
+        said[str(result.get("from_name"))] = texts[0]
+    return said
