@@ -8,6 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
 .PHONY: demo test torture ablate lint clean
 
@@ -34,12 +35,19 @@ demo: $(VENV)/.demo
 	  --prompt="what color is the shape?" --prompt="what shape is in the image?" --prompt="is there a red shape?"
 	@echo "Look at $(DEMO): eval.json, curves.png, predictions.png, fuser.png; log with tensorboard --logdir=$(DEMO)"
 
+# The tests of the review page drive a browser of the system.
+$(VENV)/.browser: | $(VENV)/.pip
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+	  echo "Installing chromium, which the tests of the review page drive; or install it yourself and run this again."; \
+	  $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends chromium; }
+	touch $@
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+test: lint $(VENV)/.browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 torture: $(VENV)/.demo

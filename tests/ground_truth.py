@@ -66,7 +66,11 @@ def questions(kind, colour, shape, again):
     options = [colour, *wrong[:3]]
     return [
         {"question": f"{start}which color has the {shape}?", "options": options, "answer": "A"},
-        {"question": f"{start}which shape is {colour}?", "options": [shape, *(x for x in SHAPES if x != shape), "star"], "answer": "A"},
+        {
+            "question": f"{start}which shape is {colour}?",
+            "options": [shape, *(x for x in SHAPES if x != shape), "star"],
+            "answer": "A",
+        },
         {"question": f"{start}what is in the picture?", "options": [f"a {c} {shape}" for c in options], "answer": "A"},
     ]
 

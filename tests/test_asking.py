@@ -51,7 +51,7 @@ def test_every_question_has_its_answer():
     assert {(answer.finish, answer.reason, answer.model) for answer, _ in taken} == {("stop", "", "m")}
 
 
-def test_what_is_sent():
+def test_b1_what_is_sent_by_the_client_of_today():
     schema = {"type": "object", "properties": {}, "additionalProperties": False}
     with FakeServer() as server:
         ask(server, questions(1, shown=True, schema=schema, tokens=77), temperature=0.0)
@@ -66,7 +66,7 @@ def test_what_is_sent():
 
 
 @pytest.mark.parametrize("status", [429, 500, 503, 409])
-def test_a_busy_server_is_asked_again(status):
+def test_b2_a_busy_server_is_asked_again(status):
     def reply(body, before):
         return (status, {"retry-after": "0.01"}, {"error": {"message": "later"}}) if before < 2 else "fine"
 
@@ -150,7 +150,7 @@ def test_answers_that_came_with_an_error_are_written():
     assert [answer.text for answer, _ in written] == ["fine"]
 
 
-def test_keys_come_from_the_environment_and_share_the_work(monkeypatch):
+def test_b3_keys_come_from_the_environment_and_share_the_work(monkeypatch):
     monkeypatch.setenv("ONE", "secret1")
     monkeypatch.setenv("TWO", "secret2")
     with FakeServer(latency=0.01) as server:
@@ -215,7 +215,7 @@ def test_the_budget_ends_it_cleanly():
     assert 4.5 < budget.spent <= 5.0
 
 
-def test_a_hundred_and_fifty_a_second_with_flat_memory():
+def test_b4_questions_wait_beside_each_other_with_flat_memory():
     """At a latency of 50 ms; memory does not grow with the number of questions."""
     count = [0]
 
@@ -269,7 +269,7 @@ def asks_all(folder):
         return asked_into(ledger, Server(base_url=address, model="m", most=8), QUESTIONS).asked < 0
 
 
-def test_thirty_kills_lose_and_double_nothing(tmp_path):
+def test_b6_thirty_kills_lose_and_double_nothing(tmp_path):
     """In the end all are answered, and no more were paid twice than were on their way."""
     rng, kills = random.Random(0), 0
     with (

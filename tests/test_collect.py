@@ -1,6 +1,7 @@
 """Pictures come into a project's store once, with a reason for each that does not, whatever kills the process."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import pickle
@@ -18,11 +19,13 @@ from PIL import Image, ImageFilter
 
 from mmfuser_jax.data.records import Record, Turn
 from mmfuser_jax.data.sources import InMemory
-from mmfuser_jax.mminstruct import store
-from mmfuser_jax.mminstruct.collect import candidates, collect
-from mmfuser_jax.mminstruct.inspection import REASONS, difference_hash, inspect, nearest
+from mmfuser_jax.mminstruct import similar, store
+from mmfuser_jax.mminstruct.candidates import candidates, pictures_of
+from mmfuser_jax.mminstruct.collect import collect
+from mmfuser_jax.mminstruct.inspection import difference_hash, inspect, nearest
 from mmfuser_jax.mminstruct.ledger import Ledger, LedgerError
 from mmfuser_jax.mminstruct.project import CONFIG, Project, ProjectError, init_project
+from mmfuser_jax.mminstruct.reasons import PICTURES as REASONS
 from mmfuser_jax.mminstruct.schema import ImageRow
 from mmfuser_jax.mminstruct.sheet import draw_sheet
 from tests.conftest import ROOT
@@ -161,21 +164,57 @@ def test_a_source_may_take_bad_pictures(tmp_path, pictures):
     assert states == {"kept"}
 
 
-def test_pictures_of_records(tmp_path, pictures):
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_a5_pictures_of_records_in_a_list_or_a_line_each(tmp_path, pictures, suffix):
     rows = [{"id": "1", "image": "a_first.png", "conversations": [
         {"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "Boxes"}]}]  # fmt: skip
-    (pictures / "rows.json").write_text(json.dumps(rows))
-    source = f"records: {pictures / 'rows.json'}, licence: CC0"
+    file = pictures / f"rows.{suffix}"
+    file.write_text(json.dumps(rows) if suffix == "json" else json.dumps(rows[0]) + "\n")
+    source = f"records: {file}, licence: CC0"
     project = project_of(tmp_path, pictures, **{f"folder: {pictures}": source})
     (row,) = map_rows_after(project)
     assert (row.origin, row.licence) == (str(pictures / "a_first.png"), "CC0")
+
+
+@pytest.mark.parametrize("text", ["pictures", "./pictures/", "../source/pictures//"])
+def test_d1_a_folder_may_be_written_in_any_way(tmp_path, text):
+    (tmp_path / "source" / "pictures").mkdir(parents=True)
+    scene(1).save(tmp_path / "source" / "pictures" / "one.png")
+    init_project(tmp_path / "source" / "project", "tried", "posters", tmp_path / "source" / "pictures")
+    path = tmp_path / "source" / "project" / CONFIG
+    path.write_text(path.read_text().replace(str(tmp_path / "source" / "pictures"), f"../{text}"))
+    (row,) = map_rows_after(Project(path.parent))
+    assert row.origin == str(tmp_path / "source" / "pictures" / "one.png")
+
+
+def test_pools_are_looked_at_last_and_a_place_given_twice_counts_once(tmp_path, pictures, monkeypatch):
+    monkeypatch.setattr(similar, "similar_candidates", lambda project, ledger, source, workers: alike(ledger, source))
+    seen = []
+
+    def alike(ledger, source):
+        seen.extend(row.origin for row in ledger.rows(ImageRow))
+        yield from pictures_of(pictures / "pool", source)
+
+    (pictures / "pool").mkdir()
+    scene(40).save(pictures / "pool" / "z.png")
+    line = f"- {{domain: posters, folder: {pictures}}}"
+    more = f"- {{domain: landmark, pool: pool, count: 2}}\n    - {{domain: posters, folder: {pictures / 'more'}}}"
+    project = project_of(
+        tmp_path, pictures, **{line: f"{more}\n    - {{domain: artwork, folder: {pictures / 'more'}}}"}
+    )
+    rows = map_rows_after(project)
+    assert len(seen) == 4
+    assert [(row.origin, row.domain) for row in rows] == [
+        *((str(pictures / "more" / f"good{x}.png"), "posters") for x in range(4)),
+        (str(pictures / "pool" / "z.png"), "landmark"),
+    ]
 
 
 def test_pictures_within_records_are_looked_at_once_and_not_held(tmp_path, pictures, monkeypatch):
     content = (pictures / "a_first.png").read_bytes()
     turns = (Turn("human", "<image>\nWhat?"), Turn("gpt", "Boxes"))
     records = InMemory([Record(str(index), (content,), (turns,)) for index in range(3)])
-    monkeypatch.setattr("mmfuser_jax.mminstruct.collect._opened", lambda spec: records)
+    monkeypatch.setattr("mmfuser_jax.mminstruct.candidates._opened", lambda spec: records)
     project = project_of(tmp_path, pictures, **{f"folder: {pictures}": "records: built"})
     looked = []
     monkeypatch.setattr("mmfuser_jax.mminstruct.collect.inspect", lambda *args: looked.append(1) or inspect(*args))
@@ -183,10 +222,12 @@ def test_pictures_within_records_are_looked_at_once_and_not_held(tmp_path, pictu
     assert len(looked) == 1
     assert row.origin == f"built#{row.sha}"
     assert store.place(project.images, row.sha, ".png").read_bytes() == content
-    assert content not in pickle.dumps(next(candidates(project, project.config.collect.sources[0])))
+    assert content not in pickle.dumps(
+        next(candidates(project, Ledger(project.ledger), project.config.collect.sources[0]))
+    )
 
 
-def test_kills_leave_no_trace(tmp_path, pictures):
+def test_b7_kills_leave_no_trace(tmp_path, pictures):
     for seed in range(30, 150):
         scene(seed, (640, 480)).save(pictures / f"p{seed}.png")
     project = project_of(tmp_path, pictures)
@@ -212,7 +253,9 @@ def test_kills_leave_no_trace(tmp_path, pictures):
         kills += 1
     assert kills >= 3
     assert contents(project) == straight
-    assert not [path for path in project.images.rglob("*.tmp") if path.stat().st_size == 0]
+    stored = [path for path in project.images.rglob("*") if path.is_file() and not path.name.endswith(".tmp")]
+    assert len(stored) == len(contents(project)[0])
+    assert all(path.stem == hashlib.sha256(path.read_bytes()).hexdigest() for path in stored)
 
 
 def test_hashes_of_like_pictures_are_near(tmp_path):
@@ -238,7 +281,7 @@ def test_hashes_of_like_pictures_are_near(tmp_path):
         ("min_side: 64", "min_sied: 64", r"collect.filters.min_sied: Extra inputs"),
         ("near: 4 ", "near: 99", r"collect.filters.near: .*64"),
         ("collect:", "collect: [", "not YAML"),
-        ("folder:", "records: x, folder:", "give either folder or records"),
+        ("folder:", "records: x, folder:", "give one of folder, records, urls and pool"),
     ],
 )
 def test_config_mistakes_are_named(tmp_path, pictures, old, new, match):

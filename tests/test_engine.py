@@ -6,7 +6,6 @@ import shutil
 import time
 from pathlib import Path
 
-import pytest
 import yaml
 
 from mmfuser_jax.data.sources import SourceSpec, open_source
@@ -24,7 +23,6 @@ from mmfuser_jax.prepare.audit import audit
 from mmfuser_jax.synthetic.generate import domain_of, draw_picture
 from mmfuser_jax.synthetic.registry import DOMAINS
 from tests import fake_model, ground_truth
-from tests.conftest import ROOT
 from tests.fake_openai import FakeServer
 from tests.test_cli import launch_script
 
@@ -50,7 +48,9 @@ def judged(ledger):
             verdict = Verdict(row.id, "ann", "reject", "unclear", seconds=6.0)
         elif place % 10 == 7:
             first, *rest = from_body(row.body)
-            first = first.__class__(first.type, f"{first.question[:-1]}, please{first.question[-1]}", first.answer, first.options)
+            first = first.__class__(
+                first.type, f"{first.question[:-1]}, please{first.question[-1]}", first.answer, first.options
+            )
             verdict = Verdict(row.id, "ann", "edit", body=as_body([first, *rest]), seconds=15.0)
         ledger.add(verdict)
 
@@ -81,7 +81,9 @@ def test_six_steps_over_all_domains_in_two_minutes(tmp_path):
     assert len(tags) == counts.items
     accepted = [row for row in expected.values() if row.state == "accepted"]
     assert counts.items == len(accepted) - counts.left_out.get("balance", 0)
-    words = json.dumps([[turn.text for turn in talk] for index in range(len(source)) for talk in source[index].conversations])
+    words = json.dumps(
+        [[turn.text for turn in talk] for index in range(len(source)) for talk in source[index].conversations]
+    )
     assert "please" in words
 
 
@@ -124,5 +126,9 @@ def test_real_pictures_become_a_set_that_a_model_trains_on(tmp_path):
         "--config.log_every=1",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    losses = [json.loads(line)["loss"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if '"loss"' in line]
+    losses = [
+        json.loads(line)["loss"]
+        for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+        if '"loss"' in line
+    ]
     assert losses[-1] < losses[0]

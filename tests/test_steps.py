@@ -1,6 +1,8 @@
 """Steps that ask a model: what they ask, what they keep of the replies, and that nothing is lost, doubled or made up."""
 
+import base64
 import collections
+import io
 import json
 import os
 import random
@@ -11,6 +13,7 @@ import time
 
 import pytest
 import yaml
+from PIL import Image
 
 from mmfuser_jax.locks import LockedError, locked
 from mmfuser_jax.mminstruct.captions import caption_of
@@ -192,6 +195,20 @@ def test_c3_a_caption_in_another_language_is_asked_for_again(tmp_path):
             for (sha,) in ledger.query("SELECT sha FROM images"):
                 assert re.search("[\u4e00-\u9fff]", caption_of(ledger, sha, "zh"))
                 assert not re.search("[\u4e00-\u9fff]", caption_of(ledger, sha, "en"))
+
+
+def test_c4_pictures_are_sent_large_enough_for_small_print(tmp_path):
+    with FakeServer(fake_model.reply) as server:
+        project = project_of(tmp_path, server, 0)
+        scene(5, (3000, 1500)).save(tmp_path / "source" / "large.png")
+        with Ledger(project.ledger) as ledger:
+            collect(project, ledger)
+        run(project, "caption")
+    for body in server.bodies:
+        part = body["messages"][1]["content"][1]["image_url"]
+        picture = Image.open(io.BytesIO(base64.b64decode(part["url"].partition("base64,")[2])))
+        assert picture.size == (1024, 512)
+        assert part.get("detail", "auto") != "low"
 
 
 @pytest.mark.parametrize(

@@ -1,71 +1,37 @@
-"""The first step: pictures of folders and records come into the store, each once, and what is not taken has its reason."""
+"""The first step: pictures of all sources come into the store, each once, and what is not taken has its reason."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
-import hashlib
-import os
-from collections.abc import Iterator
+import itertools
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from mmfuser_jax.data.records import RecordError
-from mmfuser_jax.data.sources import SourceSpec, open_source
 from mmfuser_jax.mminstruct import store
-from mmfuser_jax.mminstruct.inspection import Inspected, inspect, nearest, read
+from mmfuser_jax.mminstruct.addresses import FetchError, host_of, is_allowed, parsed
+from mmfuser_jax.mminstruct.candidates import INCOMING, Candidate, candidates
+from mmfuser_jax.mminstruct.fetch import WebFile, fetch_all
+from mmfuser_jax.mminstruct.inspection import READABLE, Inspected, inspect, nearest, read
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import Filters, PictureSource, Project, ProjectError
 from mmfuser_jax.mminstruct.schema import Finding, ImageRow
 from mmfuser_jax.prepare.progress import shown
 from mmfuser_jax.processes import in_order
 
-PICTURES = frozenset((".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
-"""Endings of the files that are looked at in folders."""
+LOG = logging.getLogger(__name__)
 
 BATCH = 32
 """Pictures after which what was found is written to the ledger: what a kill costs."""
 
-
-@dataclasses.dataclass(frozen=True)
-class InRecord:
-    """A picture that a record holds, and not a file: read when it is looked at, as all of them need not fit into memory."""
-
-    spec: SourceSpec
-    index: int
-    position: int
-
-    def read(self) -> bytes:
-        """The content of its file.
-
-        Raises:
-          RecordError: the record cannot be used.
-        """
-        content = _opened(self.spec)[self.index].images[self.position]
-        assert isinstance(content, bytes)
-        return content
-
-
-_opened = functools.cache(open_source)
-"""Once in every process."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Candidate:
-    """A picture that may be taken.
-
-    Attributes:
-      file: where it is.
-      place: names it in the ledger.
-      stamp: changes where its content may have changed.
-      source: that it is of.
-    """
-
-    file: Path | InRecord
-    place: str
-    stamp: str
-    source: PictureSource
+AGAIN = ""
+"""Stamp of what failed for a reason that may pass, or that the config may allow by now: looked at again by the next run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +42,7 @@ class Look:
     inspected: Inspected | None = None
     reason: str = ""
     detail: str = ""
+    again: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,87 +54,89 @@ class _Shared:
 def collect(project: Project, ledger: Ledger, workers: int = 1) -> None:
     """Looks at every picture of the sources that was not looked at before, or has changed since.
 
-    Pictures come in the order of the sources and of their names, whatever the number of workers: of two that are nearly
-    the same, the first one stays.
+    Pictures come in the order of the sources and of their names or rows, whatever the number of workers and whichever file
+    is fetched first: of two that are nearly the same, the first one stays. Pools come last, as they are compared with the
+    rest.
 
     Raises:
       ProjectError: there is no source, or not what the config says.
     """
-    known = ledger.stamps()
-    found = (x for source in project.config.collect.sources for x in candidates(project, source))
-    # By place: pictures of records are often in several of them.
-    waiting = list({x.place: x for x in found if known.get(x.place) != x.stamp}.values())
-    filters = project.config.collect.filters
-    taking = _Taking(ledger, filters.near)
-    batches = [waiting[start : start + BATCH] for start in range(0, len(waiting), BATCH)]
-    looks = in_order(_look_at, _Shared(project.images, filters), batches, workers)
-    for batch in shown(looks, "pictures", len(waiting), len):
-        with ledger.changes():
+    settings = project.config.collect
+    taking = _Taking(ledger, settings.filters.near)
+    for sources in ([x for x in settings.sources if not x.pool], [x for x in settings.sources if x.pool]):
+        waiting = _waiting(project, ledger, sources, workers)
+        _check_hosts(waiting, settings.hosts)
+        files = _at_hand(project, waiting)
+        looks = in_order(_look_at, _Shared(project.images, settings.filters), _batches(files), workers)
+        for batch in shown(looks, "pictures", len(waiting), len):
+            with ledger.changes():
+                for look in batch:
+                    taking.take(look)
             for look in batch:
-                taking.take(look)
+                if isinstance(look.candidate.file, WebFile):
+                    look.candidate.file.place.unlink(missing_ok=True)
+    shutil.rmtree(project.folder / INCOMING, ignore_errors=True)
 
 
-def candidates(project: Project, source: PictureSource) -> Iterator[Candidate]:
-    """Pictures of a source.
+def _batches(items: Iterator[Candidate | Look]) -> Iterator[list[Candidate | Look]]:
+    while batch := list(itertools.islice(items, BATCH)):
+        yield batch
+
+
+def _waiting(project: Project, ledger: Ledger, sources: Sequence[PictureSource], workers: int) -> list[Candidate]:
+    """What is to be looked at. The same place may be given several times; the first time counts."""
+    known, found = ledger.stamps(), dict[str, Candidate]()
+    for source in sources:
+        for candidate in candidates(project, ledger, source, workers):
+            found.setdefault(candidate.place, candidate)
+    return [candidate for candidate in found.values() if known.get(candidate.place) != candidate.stamp]
+
+
+def _check_hosts(waiting: Sequence[Candidate], hosts: Sequence[str]) -> None:
+    """Says which hosts of files are not in the config.
 
     Raises:
-      ProjectError: it is not there, or has none.
+      ProjectError: it has none.
     """
-    candidate = None
-    for candidate in _of_folder(project, source) if source.folder else _of_records(project, source):
-        yield candidate
-    if candidate is None:
-        raise ProjectError(f"{source.folder or source.records}: no pictures here")
+    missing = Counter[str]()
+    for candidate in waiting:
+        if isinstance(candidate.file, WebFile):
+            with contextlib.suppress(FetchError):
+                host = host_of(parsed(candidate.file.url))
+                missing[host] += not is_allowed(host, hosts)
+    named = [f"{host} ({count:,})" for host, count in missing.most_common() if count]
+    if not named:
+        return
+    text = ", ".join(named[:10]) + (f" and {len(named) - 10:,} more" if len(named) > 10 else "")
+    if not hosts:
+        raise ProjectError(f"collect.hosts is empty, and no file is fetched from a host that it does not name: {text}")
+    LOG.warning("files of these hosts are not fetched, as collect.hosts does not name them: %s", text)
 
 
-def _of_folder(project: Project, source: PictureSource) -> Iterator[Candidate]:
-    folder = project.path(source.folder)
-    if not folder.is_dir():
-        raise ProjectError(f"{folder}: no such folder (collect.sources, domain {source.domain})")
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in PICTURES and path.is_file():
-            yield _of_file(path, source)
-
-
-def _of_records(project: Project, source: PictureSource) -> Iterator[Candidate]:
-    local = project.path(source.records)
-    image_folder = os.fspath(project.path(source.image_folder)) if source.image_folder else ""
-    spec = SourceSpec(os.fspath(local) if local.exists() else source.records, source.split, image_folder)
-    records = _opened(spec)
-    for index in range(len(records)):
-        try:
-            images = records[index].images
-        except RecordError:  # `launch/data.py audit` is for these
-            continue
-        for position, image in enumerate(images):
-            if isinstance(image, bytes):
-                digest = hashlib.sha256(image).hexdigest()
-                yield Candidate(InRecord(spec, index, position), f"{source.records}#{digest}", digest, source)
+def _at_hand(project: Project, waiting: Sequence[Candidate]) -> Iterator[Candidate | Look]:
+    """In order, each as soon as it can be looked at; or why it cannot."""
+    settings = project.config.collect
+    wanted = (x.file for x in waiting if isinstance(x.file, WebFile))
+    limit = min(int(settings.filters.max_megabytes * 1e6), READABLE)
+    with contextlib.closing(fetch_all(wanted, settings, limit)) as fetched:
+        for candidate in waiting:
+            failure = next(fetched) if isinstance(candidate.file, WebFile) else None
+            if failure is None:
+                yield candidate
             else:
-                yield _of_file(image, source)
+                again = failure.passing or failure.reason == "host_not_allowed"
+                yield Look(candidate, None, failure.reason, failure.detail, again)
 
 
-def _of_file(path: Path, source: PictureSource) -> Candidate:
-    return Candidate(path, os.fspath(path), _stamp(path), source)
-
-
-def _stamp(path: Path) -> str:
-    try:
-        status = path.stat()
-    except OSError:
-        return "missing"
-    return f"{status.st_size} {status.st_mtime_ns}"
-
-
-def _look_at(shared: _Shared, batch: list[Candidate]) -> list[Look]:
-    return [_look(shared, candidate) for candidate in batch]
+def _look_at(shared: _Shared, batch: Sequence[Candidate | Look]) -> list[Look]:
+    return [_look(shared, item) if isinstance(item, Candidate) else item for item in batch]
 
 
 def _look(shared: _Shared, candidate: Candidate) -> Look:
     """In a worker: what is usable is in the store when this returns, before the ledger says so."""
     try:
         file = candidate.file
-        content = file.read() if isinstance(file, InRecord) else read(file)
+        content = read(file) if isinstance(file, Path) else file.read()
         inspected = inspect(content, shared.filters if candidate.source.filtered else None)
     except RecordError as error:
         return Look(candidate, None, error.reason, str(error))
@@ -188,15 +157,18 @@ class _Taking:
     def take(self, look: Look) -> None:
         """Writes what was found to the ledger."""
         candidate, inspected = look.candidate, look.inspected
-        finding = Finding(candidate.place, candidate.stamp, candidate.source.domain)
+        finding = Finding(candidate.place, AGAIN if look.again else candidate.stamp, candidate.source.domain)
         if inspected is None:
             self._ledger.add(dataclasses.replace(finding, reason=look.reason, detail=look.detail), "OR REPLACE")
             return
         finding = dataclasses.replace(finding, sha=inspected.sha)
         if first := self._ledger.image(inspected.sha):
-            again = first.origin != candidate.place
-            found = {"reason": "same_file", "detail": first.origin} if again else {}
-            self._ledger.add(dataclasses.replace(finding, **found), "OR REPLACE")
+            if first.origin == candidate.place:
+                described = (*_described(candidate), first.sha)
+                self._ledger.query("UPDATE images SET licence = ?, tags = ? WHERE sha = ?", described)
+            else:
+                finding = dataclasses.replace(finding, reason="same_file", detail=first.origin)
+            self._ledger.add(finding, "OR REPLACE")
             return
         row = self._row(candidate, inspected)
         self._ledger.add(row)
@@ -206,12 +178,12 @@ class _Taking:
 
     def _row(self, candidate: Candidate, inspected: Inspected) -> ImageRow:
         fields = {name: value for name, value in dataclasses.asdict(inspected).items() if name != "fault"}
-        source = candidate.source
+        licence, tags = _described(candidate)
         row = ImageRow(
-            **fields, domain=source.domain, origin=candidate.place, licence=source.licence,
+            **fields, domain=candidate.source.domain, origin=candidate.place, licence=licence, tags=tags,
             state="dropped" if inspected.fault else "kept", reason=inspected.fault,
         )  # fmt: skip
-        if inspected.fault or not source.filtered:
+        if inspected.fault or not candidate.source.filtered:
             return row
         place, bits = nearest(inspected.hash, self._hashes[: len(self._shas)])
         if bits > self._near:
@@ -223,3 +195,9 @@ class _Taking:
             self._hashes = np.concatenate([self._hashes, np.zeros_like(self._hashes)])
         self._hashes[len(self._shas)] = row.hash
         self._shas.append(row.sha)
+
+
+def _described(candidate: Candidate) -> tuple[str, str]:
+    """(licence, tags) as the ledger has them."""
+    source = candidate.source
+    return candidate.licence or source.licence, ",".join(dict.fromkeys((*source.tags, *candidate.tags)))

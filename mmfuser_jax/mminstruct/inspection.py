@@ -14,22 +14,6 @@ from mmfuser_jax.data.records import RecordError
 from mmfuser_jax.mminstruct.project import Filters
 from mmfuser_jax.prepare.pictures import read_picture
 
-REASONS = {
-    "missing_image": "there is no such file",
-    "bad_image": "it is no picture, or damaged",
-    "image_size": "it has too many pixels to be opened",
-    "too_many_bytes": "its file is too large",
-    "too_small": "its shorter side is too short",
-    "too_long": "it is too long for its height, or too high",
-    "too_dark": "it is nearly black",
-    "too_bright": "it is nearly white",
-    "no_contrast": "it shows nothing",
-    "blurry": "it has no sharp edge",
-    "near_duplicate": "it is nearly the same as another picture",
-    "same_file": "the same file is there already",
-}
-"""Why a picture is not taken, by code."""
-
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}
 """Names of files in the store, by format; others get their format's name."""
 
@@ -50,7 +34,7 @@ class Inspected:
       width, height: as people see it, in pixels.
       bytes: of the file.
       hash: 64 bits, signed; few of them differ between pictures that look the same.
-      fault: of REASONS, where a filter refuses it; else "".
+      fault: of `reasons.PICTURES`, where a filter refuses it; else "".
     """
 
     sha: str

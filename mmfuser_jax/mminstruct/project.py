@@ -43,6 +43,30 @@ collect:
     min_contrast: 4     # standard deviation of the grey values
     min_sharpness: 10   # variance of the Laplacian of a picture 256 pixels high or wide
     near: 4             # bits, of 64, by which the hashes of two pictures differ at most that count as the same; -1: off
+
+# Who is asked: servers that speak OpenAI's protocol. `keys` names variables of the environment; keys stand in no file.
+servers:
+  - base_url: https://api.openai.com/v1
+    model: gpt-4o-mini
+    keys: [OPENAI_API_KEY]
+    steps: [caption, generate, expand]  # one with "judge" is asked for its opinion of every question
+budget_usd: 5           # that all steps together may spend; they stop before it is
+
+caption:
+  ocr: false            # true: words in pictures are read first and given to the model (extra ocr)
+generate:
+  types: [judgement, choice, short, long]
+  benchmarks: []        # files of questions that may not be learnt
+expand:
+  conversations: true   # of several rounds, one for each picture and language
+  sets: []              # public sets to take over, as {{format: dvqa, folder: DVQA}}
+review:
+  share: 1.0            # of the good items of every domain and type, that people look at
+  twice: 0.1            # of these, that a second person looks at too
+export:
+  unreviewed: true      # good items that nobody looked at are written too
+  reviewer_usd_per_hour: 20
+  manual_usd: 0.5       # what an instruction written by hand costs, to compare with
 """
 
 

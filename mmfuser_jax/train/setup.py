@@ -20,12 +20,12 @@ from mmfuser_jax.data.pipeline import check_shares
 from mmfuser_jax.data.records import IMAGE_MARKER, usable
 from mmfuser_jax.data.sources import Source, SourceSpec, check_images, open_source
 from mmfuser_jax.data.tokenizer import is_tokenizer_folder, train_bpe_tokenizer, train_word_tokenizer
+from mmfuser_jax.locks import locked
 from mmfuser_jax.models import VLM
 from mmfuser_jax.models.params import boxed_params
 from mmfuser_jax.train.config import check_unchanged, parse_run
 from mmfuser_jax.train.errors import TrainingError
 from mmfuser_jax.train.goodput import Goodput
-from mmfuser_jax.locks import locked
 from mmfuser_jax.train.metrics import open_metrics
 from mmfuser_jax.train.optim import assign_rules, flatten
 from mmfuser_jax.train.profiling import Profile
