@@ -83,7 +83,7 @@ def test_file_tree_is_complete_and_explained():
         for path in tracked.stdout.split()
         if path.startswith(("mmfuser_jax/", "configs/", "launch/", "notebooks/"))
         and not path.endswith("__init__.py")
-        and "/seeds/" not in path  # a file a domain
+        and not re.search("/(seeds|prompts|page)/", path)  # one line for all of them
     }
     assert {path for path in listed if "/" in path} == actual
     assert all((ROOT / path).exists() for path, _, _ in entries)
@@ -146,3 +146,10 @@ def test_the_tour_notebook_runs(tmp_path, monkeypatch):
     assert "answer:" in text
     pictures = [o for cell in notebook.cells for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
     assert len(pictures) >= 5
+
+
+def test_tests_that_the_engine_s_page_names_are_there():
+    named = re.findall(r"tests/(\w+\.py)::(\w+)", (ROOT / "docs" / "engine.md").read_text())
+    assert len(named) >= 30
+    missing = [f"{file}::{name}" for file, name in named if f"\ndef {name}(" not in (ROOT / "tests" / file).read_text()]
+    assert not missing

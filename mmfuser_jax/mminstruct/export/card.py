@@ -60,14 +60,16 @@ def _titled(title: str, plot: str, plots: Collection[str]) -> str:
 
 def _summary(name: str, numbers: Mapping[str, Any]) -> str:
     languages = " and ".join({"en": "English", "zh": "Chinese"}[x] for x in LANGUAGES if x in numbers["languages"])
-    share = percent(numbers["looked_at"], numbers["items"])
+    looked = numbers["looked_at"]
+    people = "and people corrected them, " if looked else ""
+    count = len(numbers["items_by_domain"])
     return f"""\
 # {name}
 
 {numbers["items"]:,} items ({numbers["exchanges"]:,} questions with answers) about {numbers["pictures"]:,} pictures of
-{len(numbers["items_by_domain"])} domains, in {languages}. People looked at {share} of them. An item is an instruction: a question
-with its answer, or a conversation of several rounds. Models wrote them about collected pictures, programs checked them, and people
-corrected them, in the steps of MMInstruct (arXiv 2407.15838).
+{count} domain{"s" if count > 1 else ""}, in {languages}. People looked at {percent(looked, numbers["items"])} of them. An item is
+an instruction: a question with its answer, or a conversation of several rounds. Models wrote them about collected pictures, programs
+checked them, {people}in the steps of MMInstruct (arXiv 2407.15838).
 
 All numbers below are in `{FOLDER}/statistics.json` too.
 """

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 
 def usd(value: int | float) -> str:
-    """US dollars, to hundredths of a cent."""
-    return f"{value:,.4f}"
+    """US dollars, to hundredths of a cent; what is less, with two digits that say something."""
+    return f"{value:.7f}" if 0 < value < 0.001 else f"{value:,.4f}"
 
 
 def percent(part: int | float, whole: int | float) -> str:
