@@ -23,7 +23,7 @@ from mmfuser_jax import cli
 from mmfuser_jax.locks import locked
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import CONFIG, Project, init_project
-from mmfuser_jax.mminstruct.seed_questions import load_domains
+from mmfuser_jax.mminstruct.questions.seed_questions import load_domains
 from mmfuser_jax.mminstruct.status import print_pictures, print_status
 
 _PROJECT = flags.DEFINE_string("project", None, "The project's folder.")
@@ -71,7 +71,7 @@ def collect() -> None:
 
 
 def _collect(project: Project, ledger: Ledger) -> None:
-    from mmfuser_jax.mminstruct import collect, sheet
+    from mmfuser_jax.mminstruct.pictures import collect, sheet
 
     with locked(project.folder):
         collect.collect(project, ledger, _WORKERS.value)
@@ -82,7 +82,7 @@ def _collect(project: Project, ledger: Ledger) -> None:
 
 def estimate() -> None:
     """Says what questions will cost; takes pictures into the store first, to know how many there are."""
-    from mmfuser_jax.mminstruct.estimating import estimate, print_estimate
+    from mmfuser_jax.mminstruct.steps.estimating import estimate, print_estimate
 
     with _opened() as (project, ledger):
         _collect(project, ledger)
@@ -98,14 +98,14 @@ def caption() -> None:
 
 def _caption(project: Project, ledger: Ledger) -> None:
     if project.config.caption.ocr:
-        from mmfuser_jax.mminstruct.ocr import read_texts
+        from mmfuser_jax.mminstruct.pictures.ocr import read_texts
 
         read_texts(project, ledger, _WORKERS.value)
     _ask(project, ledger, "caption")
 
 
 def _ask(project: Project, ledger: Ledger, name: str) -> None:
-    from mmfuser_jax.mminstruct.work import Way, work
+    from mmfuser_jax.mminstruct.steps.work import Way, work
 
     work(project, ledger, name, Way(_SHARD.value, _RAY.value))
 
@@ -125,7 +125,7 @@ def expand() -> None:
 
 
 def _expand(project: Project, ledger: Ledger) -> None:
-    from mmfuser_jax.mminstruct.expansion import take_sets
+    from mmfuser_jax.mminstruct.steps.expansion import take_sets
 
     with locked(project.folder):
         take_sets(project, ledger)
@@ -180,8 +180,8 @@ def export() -> None:
 
 def merge() -> None:
     """Takes the answers of another machine in."""
+    from mmfuser_jax.mminstruct.asking.shards import merge
     from mmfuser_jax.mminstruct.project import LEDGER
-    from mmfuser_jax.mminstruct.shards import merge
 
     with _opened() as (project, ledger), locked(project.folder):
         print(f"{merge(ledger, Path(_OTHER.value) / LEDGER):,} answers are new here")
@@ -189,7 +189,7 @@ def merge() -> None:
 
 def seeds() -> None:
     """Takes the reference's seed questions over."""
-    from mmfuser_jax.mminstruct.reference_seeds import import_reference_seeds
+    from mmfuser_jax.mminstruct.questions.reference_seeds import import_reference_seeds
 
     for line in import_reference_seeds(Path(_FOLDER.value), Path(_TO.value)):
         print(line)

@@ -9,10 +9,10 @@ import time
 import httpcore2
 import pytest
 
-from mmfuser_jax.mminstruct import addresses, web_client
-from mmfuser_jax.mminstruct.addresses import CheckedNetwork, FetchError, is_public, parsed
-from mmfuser_jax.mminstruct.robots import Rules, opted_out
-from mmfuser_jax.mminstruct.url_lists import Listed, read_list
+from mmfuser_jax.mminstruct.pictures.url_lists import Listed, read_list
+from mmfuser_jax.mminstruct.web import addresses, web_client
+from mmfuser_jax.mminstruct.web.addresses import CheckedNetwork, FetchError, is_public, parsed
+from mmfuser_jax.mminstruct.web.robots import Rules, opted_out
 
 
 def test_times_of_day_to_be_asked_again_are_understood():

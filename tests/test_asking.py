@@ -10,12 +10,12 @@ import time
 
 import pytest
 
-from mmfuser_jax.mminstruct.asking import Budget, _Asking, ask_all
-from mmfuser_jax.mminstruct.endpoints import ATTEMPTS, PASSING, AskingError, Endpoint, Pace
+from mmfuser_jax.mminstruct.asking.ask import Answer, Ask
+from mmfuser_jax.mminstruct.asking.endpoints import ATTEMPTS, PASSING, AskingError, Endpoint, Pace
+from mmfuser_jax.mminstruct.asking.online import Budget, _Asking, ask_all
+from mmfuser_jax.mminstruct.asking.prices import NAME, Price, PriceError, Tokens, price_of
 from mmfuser_jax.mminstruct.ledger import Ledger
-from mmfuser_jax.mminstruct.prices import NAME, Price, PriceError, Tokens, price_of
 from mmfuser_jax.mminstruct.project import ProjectError, Server
-from mmfuser_jax.mminstruct.questions import Answer, Ask
 from mmfuser_jax.mminstruct.schema import AnswerRow
 from tests.fake_openai import FakeServer, completion
 from tests.nursery import nursery

@@ -11,13 +11,13 @@ import time
 
 import pytest
 
-from mmfuser_jax.mminstruct import batch_files, batch_server
-from mmfuser_jax.mminstruct.asking import Budget
-from mmfuser_jax.mminstruct.batch_files import ask_in_files
-from mmfuser_jax.mminstruct.batch_replies import Line, answer_of, lines_of
-from mmfuser_jax.mminstruct.endpoints import ATTEMPTS, PASSING, AskingError, Endpoint, body_of
+from mmfuser_jax.mminstruct.asking import batch_files, batch_server
+from mmfuser_jax.mminstruct.asking.batch_files import ask_in_files
+from mmfuser_jax.mminstruct.asking.batch_replies import Line, answer_of, lines_of
+from mmfuser_jax.mminstruct.asking.endpoints import ATTEMPTS, PASSING, AskingError, Endpoint, body_of
+from mmfuser_jax.mminstruct.asking.online import Budget
+from mmfuser_jax.mminstruct.asking.prices import Price
 from mmfuser_jax.mminstruct.ledger import Ledger
-from mmfuser_jax.mminstruct.prices import Price
 from mmfuser_jax.mminstruct.project import ProjectError, Server
 from mmfuser_jax.mminstruct.reasons import ANSWERS as REASONS
 from mmfuser_jax.mminstruct.schema import AnswerRow, Batch

@@ -2,8 +2,8 @@
 
 import pytest
 
-from mmfuser_jax.mminstruct.checks import CHECKS, Expected, faults, language_of
-from mmfuser_jax.mminstruct.items import Item
+from mmfuser_jax.mminstruct.questions.checks import CHECKS, Expected, faults, language_of
+from mmfuser_jax.mminstruct.questions.items import Item
 
 EN, ZH = Expected("en"), Expected("zh")
 LONG = "A red car stands at the side of a narrow street, in front of a bakery with two windows."

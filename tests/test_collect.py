@@ -19,15 +19,16 @@ from PIL import Image, ImageFilter
 
 from mmfuser_jax.data.records import Record, Turn
 from mmfuser_jax.data.sources import InMemory
-from mmfuser_jax.mminstruct import similar, store
-from mmfuser_jax.mminstruct.candidates import candidates, pictures_of
-from mmfuser_jax.mminstruct.collect import collect
-from mmfuser_jax.mminstruct.inspection import difference_hash, inspect, nearest
+from mmfuser_jax.mminstruct import store
 from mmfuser_jax.mminstruct.ledger import Ledger, LedgerError
+from mmfuser_jax.mminstruct.pictures import similar
+from mmfuser_jax.mminstruct.pictures.candidates import candidates, pictures_of
+from mmfuser_jax.mminstruct.pictures.collect import collect
+from mmfuser_jax.mminstruct.pictures.inspection import difference_hash, inspect, nearest
+from mmfuser_jax.mminstruct.pictures.sheet import draw_sheet
 from mmfuser_jax.mminstruct.project import CONFIG, Project, ProjectError, init_project
 from mmfuser_jax.mminstruct.reasons import PICTURES as REASONS
 from mmfuser_jax.mminstruct.schema import ImageRow
-from mmfuser_jax.mminstruct.sheet import draw_sheet
 from tests.conftest import ROOT
 from tests.test_cli import launch_script
 from tests.test_evaluate import is_drawn
@@ -128,7 +129,9 @@ def test_again_it_looks_only_at_what_is_new_or_has_changed(tmp_path, pictures, m
     project = project_of(tmp_path, pictures)
     before = run(project)
     looked = []
-    monkeypatch.setattr("mmfuser_jax.mminstruct.collect.inspect", lambda *args: looked.append(1) or inspect(*args))
+    monkeypatch.setattr(
+        "mmfuser_jax.mminstruct.pictures.collect.inspect", lambda *args: looked.append(1) or inspect(*args)
+    )
     assert run(project) == before
     assert not looked
     scene(20).save(pictures / "new.png")
@@ -214,10 +217,12 @@ def test_pictures_within_records_are_looked_at_once_and_not_held(tmp_path, pictu
     content = (pictures / "a_first.png").read_bytes()
     turns = (Turn("human", "<image>\nWhat?"), Turn("gpt", "Boxes"))
     records = InMemory([Record(str(index), (content,), (turns,)) for index in range(3)])
-    monkeypatch.setattr("mmfuser_jax.mminstruct.candidates._opened", lambda spec: records)
+    monkeypatch.setattr("mmfuser_jax.mminstruct.pictures.candidates._opened", lambda spec: records)
     project = project_of(tmp_path, pictures, **{f"folder: {pictures}": "records: built"})
     looked = []
-    monkeypatch.setattr("mmfuser_jax.mminstruct.collect.inspect", lambda *args: looked.append(1) or inspect(*args))
+    monkeypatch.setattr(
+        "mmfuser_jax.mminstruct.pictures.collect.inspect", lambda *args: looked.append(1) or inspect(*args)
+    )
     (row,) = map_rows_after(project)
     assert len(looked) == 1
     assert row.origin == f"built#{row.sha}"

@@ -10,15 +10,15 @@ import yaml
 
 from mmfuser_jax.data.sources import SourceSpec, open_source
 from mmfuser_jax.mminstruct import store
-from mmfuser_jax.mminstruct.collect import collect
-from mmfuser_jax.mminstruct.decisions import decisions
 from mmfuser_jax.mminstruct.export.exporting import export_project
-from mmfuser_jax.mminstruct.items import TYPES, as_body, from_body
 from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.pictures.collect import collect
 from mmfuser_jax.mminstruct.project import CONFIG, Project
+from mmfuser_jax.mminstruct.questions.items import TYPES, as_body, from_body
+from mmfuser_jax.mminstruct.questions.seed_questions import domain_names
+from mmfuser_jax.mminstruct.review.decisions import decisions
 from mmfuser_jax.mminstruct.schema import ItemRow, Verdict
-from mmfuser_jax.mminstruct.seed_questions import domain_names
-from mmfuser_jax.mminstruct.work import work
+from mmfuser_jax.mminstruct.steps.work import work
 from mmfuser_jax.prepare.audit import audit
 from mmfuser_jax.synthetic.generate import domain_of, draw_picture
 from mmfuser_jax.synthetic.registry import DOMAINS

@@ -6,14 +6,14 @@ import pytest
 import yaml
 
 from mmfuser_jax.mminstruct import store
-from mmfuser_jax.mminstruct.expansion import take_sets
-from mmfuser_jax.mminstruct.items import LETTERS, from_body
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import CONFIG, Project, ProjectError, init_project
 from mmfuser_jax.mminstruct.public_sets import FORMATS, PublicSetError
+from mmfuser_jax.mminstruct.questions.items import LETTERS, from_body
 from mmfuser_jax.mminstruct.reasons import PICTURES, SETS
 from mmfuser_jax.mminstruct.schema import ImageRow, ItemRow
-from mmfuser_jax.mminstruct.steps import images
+from mmfuser_jax.mminstruct.steps.expansion import take_sets
+from mmfuser_jax.mminstruct.steps.step import images
 from tests import test_public_sets
 
 

@@ -27,18 +27,18 @@ from mmfuser_jax.data.records import Turn
 from mmfuser_jax.data.sources import SourceSpec, open_source
 from mmfuser_jax.locks import LockedError, locked
 from mmfuser_jax.mminstruct import store
-from mmfuser_jax.mminstruct.decisions import decisions
 from mmfuser_jax.mminstruct.export import exporting, plots
 from mmfuser_jax.mminstruct.export.errors import ExportError
 from mmfuser_jax.mminstruct.export.exporting import FORMATS, export_project, slug_of
 from mmfuser_jax.mminstruct.export.selection import REASONS, TAGS
 from mmfuser_jax.mminstruct.export.suffixes import load_suffixes
 from mmfuser_jax.mminstruct.export.turns import TurnsError, conversation
-from mmfuser_jax.mminstruct.items import LANGUAGES, TYPES, YES_NO, Item, as_body
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import CONFIG, Project
+from mmfuser_jax.mminstruct.questions.items import LANGUAGES, TYPES, YES_NO, Item, as_body
+from mmfuser_jax.mminstruct.questions.seed_questions import domain_names
+from mmfuser_jax.mminstruct.review.decisions import decisions
 from mmfuser_jax.mminstruct.schema import AnswerRow, Export, ImageRow, ItemRow, Verdict
-from mmfuser_jax.mminstruct.seed_questions import domain_names
 from mmfuser_jax.prepare.audit import audit
 from mmfuser_jax.prepare.build import verify
 from tests.nursery import nursery

@@ -13,14 +13,15 @@ import pytest
 import yaml
 from PIL import Image
 
-from mmfuser_jax.mminstruct import addresses, fetch, store
-from mmfuser_jax.mminstruct.addresses import is_allowed
-from mmfuser_jax.mminstruct.candidates import INCOMING
-from mmfuser_jax.mminstruct.collect import BATCH, collect
+from mmfuser_jax.mminstruct import store
 from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.pictures.candidates import INCOMING
+from mmfuser_jax.mminstruct.pictures.collect import BATCH, collect
 from mmfuser_jax.mminstruct.project import CONFIG, Project, ProjectError
 from mmfuser_jax.mminstruct.reasons import PICTURES as REASONS
 from mmfuser_jax.mminstruct.schema import Finding, ImageRow
+from mmfuser_jax.mminstruct.web import addresses, fetch
+from mmfuser_jax.mminstruct.web.addresses import is_allowed
 from tests.conftest import ROOT
 from tests.fake_web import Web, cut_off, endless, hang
 from tests.test_collect import contents, map_rows, scene
@@ -427,7 +428,9 @@ def test_d5_after_a_kill_only_the_rest_is_fetched(tmp_path):
 COLLECTS = """
 import sys
 from pathlib import Path
-from mmfuser_jax.mminstruct import collect, ledger, project
+from mmfuser_jax.mminstruct.pictures import collect
+from mmfuser_jax.mminstruct import ledger
+from mmfuser_jax.mminstruct import project
 
 opened = project.Project(Path(sys.argv[1]))
 collect.collect(opened, ledger.Ledger(opened.ledger))

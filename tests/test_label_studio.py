@@ -5,9 +5,9 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from mmfuser_jax.mminstruct.decisions import MOST_SECONDS, REJECTIONS, decisions, verdicts_of
-from mmfuser_jax.mminstruct.items import Item, as_body, from_body
 from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.questions.items import Item, as_body, from_body
+from mmfuser_jax.mminstruct.review.decisions import MOST_SECONDS, REJECTIONS, decisions, verdicts_of
 from mmfuser_jax.mminstruct.review.edits import EditError
 from mmfuser_jax.mminstruct.review.label_studio import (
     LabelStudioError,

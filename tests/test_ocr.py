@@ -6,11 +6,11 @@ import sys
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
-from mmfuser_jax.mminstruct import ocr
-from mmfuser_jax.mminstruct.captions import texts_of
-from mmfuser_jax.mminstruct.collect import collect
 from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.pictures import ocr
+from mmfuser_jax.mminstruct.pictures.collect import collect
 from mmfuser_jax.mminstruct.project import Project, ProjectError, init_project
+from mmfuser_jax.mminstruct.steps.captions import texts_of
 from tests.test_collect import scene
 
 

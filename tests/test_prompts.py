@@ -6,9 +6,9 @@ import re
 import jsonschema
 import pytest
 
-from mmfuser_jax.mminstruct import prompts
-from mmfuser_jax.mminstruct.items import LANGUAGES, TYPES, Item
-from mmfuser_jax.mminstruct.prompts import (
+from mmfuser_jax.mminstruct.questions import prompts
+from mmfuser_jax.mminstruct.questions.items import LANGUAGES, TYPES, Item
+from mmfuser_jax.mminstruct.questions.prompts import (
     Material,
     examples,
     fenced,
@@ -18,8 +18,8 @@ from mmfuser_jax.mminstruct.prompts import (
     load_prompt,
     schema_of,
 )
-from mmfuser_jax.mminstruct.replies import read_reply
-from mmfuser_jax.mminstruct.seed_questions import load_domains
+from mmfuser_jax.mminstruct.questions.replies import read_reply
+from mmfuser_jax.mminstruct.questions.seed_questions import load_domains
 
 DOMAINS = load_domains()
 KINDS = (*TYPES, "conversation", "judge", "caption")

@@ -6,8 +6,8 @@ import shutil
 import pytest
 from PIL import Image
 
-from mmfuser_jax.mminstruct.items import LETTERS, TYPES, Item
 from mmfuser_jax.mminstruct.public_sets import FORMATS, Imported, PublicSetError, Unusable, imported
+from mmfuser_jax.mminstruct.questions.items import LETTERS, TYPES, Item
 from mmfuser_jax.mminstruct.reasons import SETS as REASONS
 
 

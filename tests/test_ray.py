@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from mmfuser_jax.mminstruct import ray_asking
-from mmfuser_jax.mminstruct.asking import Budget, ask_all
-from mmfuser_jax.mminstruct.endpoints import PASSING, AskingError, Endpoint
+from mmfuser_jax.mminstruct.asking import on_ray as ray_asking
+from mmfuser_jax.mminstruct.asking.ask import Answer
+from mmfuser_jax.mminstruct.asking.endpoints import PASSING, AskingError, Endpoint
+from mmfuser_jax.mminstruct.asking.on_ray import CHUNK, ask_on_ray, shares
+from mmfuser_jax.mminstruct.asking.online import Budget, ask_all
+from mmfuser_jax.mminstruct.asking.prices import Price
+from mmfuser_jax.mminstruct.asking.shards import in_shard, merge
 from mmfuser_jax.mminstruct.ledger import Ledger, LedgerError
-from mmfuser_jax.mminstruct.prices import Price
 from mmfuser_jax.mminstruct.project import ProjectError, Server
-from mmfuser_jax.mminstruct.questions import Answer
-from mmfuser_jax.mminstruct.ray_asking import CHUNK, ask_on_ray, shares
 from mmfuser_jax.mminstruct.schema import AnswerRow
-from mmfuser_jax.mminstruct.shards import in_shard, merge
 from tests.fake_openai import FakeServer
 from tests.test_asking import ask, questions
 

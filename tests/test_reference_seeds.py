@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from mmfuser_jax.mminstruct.items import TYPES
-from mmfuser_jax.mminstruct.reference_seeds import ReferenceSeedError, import_reference_seeds
-from mmfuser_jax.mminstruct.seed_questions import FOLDER, lint, load_domains
+from mmfuser_jax.mminstruct.questions.items import TYPES
+from mmfuser_jax.mminstruct.questions.reference_seeds import ReferenceSeedError, import_reference_seeds
+from mmfuser_jax.mminstruct.questions.seed_questions import FOLDER, lint, load_domains
 
 JUDGE = [
     ("Is the <object> made by <Specific brand>?", "这个<物体>是<Specific brand>生产的吗？"),

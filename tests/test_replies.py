@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmfuser_jax.mminstruct.items import TYPES, Item, plain
+from mmfuser_jax.mminstruct.questions.items import TYPES, Item, plain
+from mmfuser_jax.mminstruct.questions.replies import chosen, read_reply, split_options
 from mmfuser_jax.mminstruct.reasons import REPLIES as REASONS
-from mmfuser_jax.mminstruct.replies import chosen, read_reply, split_options
 
 COLOURS = ("red", "green", "blue", "pink")
 

@@ -5,9 +5,9 @@ import shutil
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from mmfuser_jax.mminstruct.decisions import MOST_SECONDS, decisions, verdicts_of
-from mmfuser_jax.mminstruct.items import Item, from_body
 from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.questions.items import Item, from_body
+from mmfuser_jax.mminstruct.review.decisions import MOST_SECONDS, decisions, verdicts_of
 from mmfuser_jax.mminstruct.schema import Verdict
 from tests.test_review import CHOICE, JUDGEMENT, LONG, SHORT, answer, item, many, project_of, served
 

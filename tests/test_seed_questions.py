@@ -5,8 +5,8 @@ import re
 import pytest
 import yaml
 
-from mmfuser_jax.mminstruct.items import LANGUAGES, TYPES
-from mmfuser_jax.mminstruct.seed_questions import FOLDER, SeedError, lint, load_domains, load_placeholders
+from mmfuser_jax.mminstruct.questions.items import LANGUAGES, TYPES
+from mmfuser_jax.mminstruct.questions.seed_questions import FOLDER, SeedError, lint, load_domains, load_placeholders
 from mmfuser_jax.synthetic.registry import DOMAINS
 
 GOOD = {

@@ -4,8 +4,8 @@ import random
 import time
 
 from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.questions.seed_questions import domain_names
 from mmfuser_jax.mminstruct.schema import AnswerRow, Estimate, Finding, ImageRow, ItemRow, Verdict
-from mmfuser_jax.mminstruct.seed_questions import domain_names
 from mmfuser_jax.mminstruct.status import print_status
 
 ITEMS, TIMES = 2000, 100

@@ -16,18 +16,18 @@ import yaml
 from PIL import Image
 
 from mmfuser_jax.locks import LockedError, locked
-from mmfuser_jax.mminstruct.captions import caption_of
-from mmfuser_jax.mminstruct.collect import collect
-from mmfuser_jax.mminstruct.estimating import estimate
-from mmfuser_jax.mminstruct.items import LETTERS, Item, from_body
-from mmfuser_jax.mminstruct.keeping import shuffled
+from mmfuser_jax.mminstruct.asking.shards import merge
 from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.pictures.collect import collect
 from mmfuser_jax.mminstruct.project import CONFIG, Project, ProjectError, init_project
+from mmfuser_jax.mminstruct.questions.items import LETTERS, Item, from_body
+from mmfuser_jax.mminstruct.questions.keeping import shuffled
+from mmfuser_jax.mminstruct.questions.seed_questions import load_domains
 from mmfuser_jax.mminstruct.reasons import MEANINGS as REASONS
 from mmfuser_jax.mminstruct.schema import AnswerRow, ItemRow, Texts
-from mmfuser_jax.mminstruct.seed_questions import load_domains
-from mmfuser_jax.mminstruct.shards import merge
-from mmfuser_jax.mminstruct.work import StoppedError, Way, work
+from mmfuser_jax.mminstruct.steps.captions import caption_of
+from mmfuser_jax.mminstruct.steps.estimating import estimate
+from mmfuser_jax.mminstruct.steps.work import StoppedError, Way, work
 from tests import fake_model
 from tests.fake_openai import FakeServer, completion
 from tests.nursery import nursery

@@ -11,8 +11,8 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from mmfuser_jax import files
-from mmfuser_jax.mminstruct.items import LANGUAGES, TYPES
-from mmfuser_jax.mminstruct.seed_questions import domain_names
+from mmfuser_jax.mminstruct.questions.items import LANGUAGES, TYPES
+from mmfuser_jax.mminstruct.questions.seed_questions import domain_names
 
 CONFIG, LEDGER, IMAGES = "project.yaml", "ledger.sqlite", "images"
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from mmfuser_jax.mminstruct import decisions
 from mmfuser_jax.mminstruct.export import selection
 from mmfuser_jax.mminstruct.export.loading import KINDS, front_matter, loading
 from mmfuser_jax.mminstruct.export.markdown import percent, shares, table, usd
-from mmfuser_jax.mminstruct.items import LANGUAGES
+from mmfuser_jax.mminstruct.questions.items import LANGUAGES
 from mmfuser_jax.mminstruct.reasons import MEANINGS
+from mmfuser_jax.mminstruct.review import decisions
 
 FOLDER = "card"
 """Of what the card shows."""

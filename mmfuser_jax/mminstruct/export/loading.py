@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from mmfuser_jax.mminstruct.export.markdown import table
-from mmfuser_jax.mminstruct.items import LANGUAGES, TYPES
+from mmfuser_jax.mminstruct.questions.items import LANGUAGES, TYPES
 
 KINDS = (*TYPES, "conversation")
 """Of items."""

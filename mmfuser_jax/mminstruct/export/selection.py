@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 
 from mmfuser_jax.data.labels import text_length
 from mmfuser_jax.data.records import IMAGE_MARKER, Turn
-from mmfuser_jax.mminstruct import replies
-from mmfuser_jax.mminstruct.decisions import Decision, decisions
 from mmfuser_jax.mminstruct.export import turns as turning
 from mmfuser_jax.mminstruct.export.turns import TurnsError, conversation
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import Project
+from mmfuser_jax.mminstruct.questions import replies
+from mmfuser_jax.mminstruct.review.decisions import Decision, decisions
 from mmfuser_jax.mminstruct.schema import ImageRow, ItemRow
-from mmfuser_jax.mminstruct.steps import seed_of
+from mmfuser_jax.mminstruct.steps.step import seed_of
 from mmfuser_jax.prepare.progress import shown
 
 REASONS = {

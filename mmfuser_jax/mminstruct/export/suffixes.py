@@ -11,8 +11,8 @@ from pathlib import Path
 
 import yaml
 
-from mmfuser_jax.mminstruct.items import Item
-from mmfuser_jax.mminstruct.steps import seed_of
+from mmfuser_jax.mminstruct.questions.items import Item
+from mmfuser_jax.mminstruct.steps.step import seed_of
 
 FILE = Path(__file__).with_name("suffixes.yaml")
 

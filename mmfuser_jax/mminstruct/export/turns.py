@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 
 from mmfuser_jax.data.records import IMAGE_MARKER, Turn
-from mmfuser_jax.mminstruct import reasons, replies
+from mmfuser_jax.mminstruct import reasons
 from mmfuser_jax.mminstruct.export.suffixes import with_suffix
-from mmfuser_jax.mminstruct.items import LETTERS, TYPES, YES_NO, Item, from_body
+from mmfuser_jax.mminstruct.questions import replies
+from mmfuser_jax.mminstruct.questions.items import LETTERS, TYPES, YES_NO, Item, from_body
 from mmfuser_jax.mminstruct.schema import ItemRow
 
 REASONS = {

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mmfuser_jax.data.records import RecordError
-from mmfuser_jax.mminstruct.items import Item
 from mmfuser_jax.mminstruct.public_sets.imported import Found, Row, imported, picture, require, rows_under, words
+from mmfuser_jax.mminstruct.questions.items import Item
 
 
 def read_clevr_math(folder: Path) -> Iterator[Found]:

@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmfuser_jax.mminstruct.items import Item
 from mmfuser_jax.mminstruct.public_sets.imported import (
     Found,
     Row,
@@ -27,6 +26,7 @@ from mmfuser_jax.mminstruct.public_sets.imported import (
     rows_of_list,
     words,
 )
+from mmfuser_jax.mminstruct.questions.items import Item
 
 
 def read_dvqa(folder: Path) -> Iterator[Found]:

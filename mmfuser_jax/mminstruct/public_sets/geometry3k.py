@@ -19,8 +19,8 @@ from typing import Any
 
 from mmfuser_jax import files
 from mmfuser_jax.data.records import RecordError
-from mmfuser_jax.mminstruct.items import LETTERS, Item
 from mmfuser_jax.mminstruct.public_sets.imported import Found, Row, choice, imported, picture, require, words
+from mmfuser_jax.mminstruct.questions.items import LETTERS, Item
 
 
 def read_geometry3k(folder: Path) -> Iterator[Found]:

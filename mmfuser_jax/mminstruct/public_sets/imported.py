@@ -12,7 +12,7 @@ from typing import Any
 from mmfuser_jax.data.json_files import JsonRows
 from mmfuser_jax.data.llava_rows import resolve_image
 from mmfuser_jax.data.records import RecordError
-from mmfuser_jax.mminstruct.items import LETTERS, Item
+from mmfuser_jax.mminstruct.questions.items import LETTERS, Item
 
 BLOCK = 1 << 20
 """Characters of a file that are read at a time; no row may be longer."""

@@ -19,7 +19,6 @@ from typing import Any
 
 from mmfuser_jax import files
 from mmfuser_jax.data.records import RecordError
-from mmfuser_jax.mminstruct.items import Item
 from mmfuser_jax.mminstruct.public_sets.imported import (
     Found,
     PublicSetError,
@@ -31,6 +30,7 @@ from mmfuser_jax.mminstruct.public_sets.imported import (
     require,
     words,
 )
+from mmfuser_jax.mminstruct.questions.items import Item
 
 
 def read_tabmwp(folder: Path) -> Iterator[Found]:

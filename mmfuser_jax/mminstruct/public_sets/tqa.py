@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from mmfuser_jax.data.records import RecordError
-from mmfuser_jax.mminstruct.items import Item
 from mmfuser_jax.mminstruct.public_sets.imported import (
     Found,
     Row,
@@ -29,6 +28,7 @@ from mmfuser_jax.mminstruct.public_sets.imported import (
     rows_of_list,
     words,
 )
+from mmfuser_jax.mminstruct.questions.items import Item
 
 
 def read_tqa(folder: Path) -> Iterator[Found]:

@@ -7,8 +7,8 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from mmfuser_jax.mminstruct.decisions import REJECT, standing
 from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.review.decisions import REJECT, standing
 from mmfuser_jax.mminstruct.schema import Verdict
 
 UNDEFINED = "both say the same of all items, as they would without looking"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pydantic
 
-from mmfuser_jax.mminstruct.checks import Expected, faults
-from mmfuser_jax.mminstruct.items import LETTERS, Item, as_body, from_body, plain
-from mmfuser_jax.mminstruct.keeping import DOUBTFUL, exchanges
 from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.questions.checks import Expected, faults
+from mmfuser_jax.mminstruct.questions.items import LETTERS, Item, as_body, from_body, plain
+from mmfuser_jax.mminstruct.questions.keeping import DOUBTFUL, exchanges
 from mmfuser_jax.mminstruct.reasons import MEANINGS
 from mmfuser_jax.mminstruct.schema import ItemRow
 

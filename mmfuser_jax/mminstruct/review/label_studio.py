@@ -19,10 +19,10 @@ from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from mmfuser_jax.mminstruct import store
-from mmfuser_jax.mminstruct.decisions import ACCEPT, EDIT, MOST_SECONDS, REJECT, REJECTIONS, verdicts_of
-from mmfuser_jax.mminstruct.items import LETTERS, from_body
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import IMAGES, Project
+from mmfuser_jax.mminstruct.questions.items import LETTERS, from_body
+from mmfuser_jax.mminstruct.review.decisions import ACCEPT, EDIT, MOST_SECONDS, REJECT, REJECTIONS, verdicts_of
 from mmfuser_jax.mminstruct.review.edits import EditError, edited
 from mmfuser_jax.mminstruct.review.queue import Queue
 from mmfuser_jax.mminstruct.review.views import item_view

@@ -8,10 +8,10 @@ import time
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
-from mmfuser_jax.mminstruct.decisions import UNDONE, decision, standing, verdicts_of
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import Review
 from mmfuser_jax.mminstruct.review.agreement import Agreement, agreements, votes
+from mmfuser_jax.mminstruct.review.decisions import UNDONE, decision, standing, verdicts_of
 from mmfuser_jax.mminstruct.review.sampling import Planned, plan
 from mmfuser_jax.mminstruct.schema import ItemRow, Verdict
 

@@ -22,9 +22,9 @@ from starlette.routing import Route
 
 from mmfuser_jax.data.images import open_image
 from mmfuser_jax.mminstruct import store
-from mmfuser_jax.mminstruct.decisions import ACCEPT, EDIT, MOST_SECONDS, REJECT, REJECTIONS
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import Project
+from mmfuser_jax.mminstruct.review.decisions import ACCEPT, EDIT, MOST_SECONDS, REJECT, REJECTIONS
 from mmfuser_jax.mminstruct.review.edits import edited
 from mmfuser_jax.mminstruct.review.guard import Guard
 from mmfuser_jax.mminstruct.review.queue import FILTERS, Queue

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from mmfuser_jax.mminstruct.decisions import CONFLICTS, REJECTIONS, decision, standing, verdicts_of
-from mmfuser_jax.mminstruct.items import LETTERS, from_body
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import Project
+from mmfuser_jax.mminstruct.questions.items import LETTERS, from_body
 from mmfuser_jax.mminstruct.reasons import CHECKS, ITEMS, MEANINGS
+from mmfuser_jax.mminstruct.review.decisions import CONFLICTS, REJECTIONS, decision, standing, verdicts_of
 from mmfuser_jax.mminstruct.review.queue import Progress, Queue
 from mmfuser_jax.mminstruct.schema import AnswerRow, ItemRow, Verdict
 

@@ -1,0 +1,109 @@
+"""A server that answers questions in files, asked patiently: to take a file, to find one, to say how far it is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import IO, Any, TypeVar
+
+import openai
+
+from mmfuser_jax.mminstruct.asking.endpoints import AGAIN, ATTEMPTS, AskingError, Endpoint, short
+
+LOG = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SETTLING = 30.0
+"""Seconds after which a file that was sent is in the server's list, if it arrived; times the server's patience."""
+
+ENDED = ("completed", "expired", "failed", "cancelled")
+"""States of a file, in the server's words, in which no more answers come."""
+
+
+class BatchServer:
+    """One address and key. All methods raise AskingError where an error does not go by.
+
+    Attributes:
+      endpoint: the address and key.
+      name: of both, for messages.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        """`endpoint`: the address and key."""
+        self.endpoint = endpoint
+        self.name = f"{endpoint.server.base_url}, key {endpoint.variable or 'none'}"
+        self._files, self._batches = endpoint.client.files, endpoint.client.batches
+
+    async def send(self, file: IO[bytes], tags: dict[str, str]) -> str:
+        """Has a file of questions answered within a day.
+
+        Args:
+          file: a line of JSON for each.
+          tags: shown beside the file; "mark" is its own.
+
+        Returns:
+          What the server calls it.
+        """
+
+        async def upload() -> Any:
+            file.seek(0)
+            return await self._files.create(file=("questions.jsonl", file), purpose="batch")
+
+        uploaded = await self._patiently("a file of questions", upload)
+        for _ in range(ATTEMPTS):
+            try:
+                batch = await self._batches.create(
+                    completion_window="24h", endpoint="/v1/chat/completions", input_file_id=uploaded.id, metadata=tags
+                )
+                return batch.id
+            except AGAIN as error:  # it may have arrived nevertheless: only the list tells
+                LOG.warning("%s: %s", self.name, short(error))
+                await self.pause(SETTLING)
+                if found := await self.find(tags["mark"]):
+                    return found
+            except openai.APIError as error:
+                raise AskingError(f"{self.name}: a file of questions: {short(error)}") from None
+        raise AskingError(f"{self.name}: busy; run it again later")
+
+    async def find(self, mark: str) -> str:
+        """What the server calls the file with this mark, "" where it has none."""
+
+        async def search() -> str:
+            async for batch in self._batches.list(limit=100):
+                if (batch.metadata or {}).get("mark") == mark:
+                    return batch.id
+            return ""
+
+        return await self._patiently("its list of files", search)
+
+    async def look(self, batch: str) -> Any:
+        """How far a file is: the client's object."""
+        hint = "if it is gone for good, take it out of the ledger's table batches"
+        return await self._patiently(f"file {batch} ({hint})", lambda: self._batches.retrieve(batch))
+
+    async def read(self, file: str) -> bytes:
+        """What the server wrote into a file of its own."""
+
+        async def read() -> bytes:
+            return (await self._files.content(file)).content
+
+        return await self._patiently(f"answers in {file}", read)
+
+    async def pause(self, seconds: float) -> None:
+        """Waits, as long as the server's patience makes of it."""
+        await asyncio.sleep(seconds * self.endpoint.server.patience)
+
+    async def _patiently(self, what: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Calls again while errors are of the kind that goes by."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return await call()
+            except openai.APIError as error:
+                passing = isinstance(error, AGAIN)
+                if attempt == ATTEMPTS or not passing:
+                    hint = "; run it again later" if passing else ""
+                    raise AskingError(f"{self.name}: {what}: {short(error)}{hint}") from None
+            await self.pause(2.0**attempt)
+        raise AssertionError

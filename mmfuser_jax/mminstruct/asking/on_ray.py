@@ -1,0 +1,231 @@
+"""Many questions asked by the processes of a Ray cluster; the one that starts it alone writes and holds the budget.
+
+The workers read the keys from their own environment, by the names that project.yaml gives: in a cluster they are set where
+`ray start` is called, on every machine. Neither keys nor the project's folder are sent; pictures are, with their questions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from mmfuser_jax.mminstruct.asking.ask import Answer, Ask
+from mmfuser_jax.mminstruct.asking.endpoints import AskingError, Endpoint
+from mmfuser_jax.mminstruct.asking.online import Budget, Outcome, Taken, ask_chunk, listening
+from mmfuser_jax.mminstruct.asking.prices import Price
+from mmfuser_jax.mminstruct.project import ProjectError, Server
+
+LOG = logging.getLogger(__name__)
+
+CHUNK = 8
+"""Questions that are sent to a worker, and come back, together."""
+
+LOSSES = 10
+"""Workers that may be lost before something is thought to be wrong with the cluster."""
+
+
+def ask_on_ray(
+    asks: Iterable[Ask],
+    servers: Sequence[Server],
+    budget: Budget,
+    picture: Callable[[Ask], bytes],
+    take: Taken,
+    workers: int,
+) -> Outcome:
+    """As `ask_all`, by processes of the Ray cluster that RAY_ADDRESS names or this machine is in; else of a new one here.
+
+    Where a worker is lost, its questions are asked by another one: what was on its way to it may be paid for twice.
+
+    Args:
+      asks, budget, picture, take: see `ask_all`.
+      servers: to ask; their keys are read by the workers. What they allow of each key is parted among the workers.
+      workers: how many, at most: none that would have nothing to do.
+
+    Raises:
+      AskingError: a key, model or address is wrong, Ray is not installed, or it loses worker after worker.
+    """
+    ray = _ray()
+    begun = not ray.is_initialized()
+    if begun:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        ray.init(log_to_driver=False)
+    try:
+        return asyncio.run(_Driver(ray, shares(servers, workers), budget, picture, take).run(iter(asks)))
+    finally:
+        if begun:
+            ray.shutdown()
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError as error:
+        raise AskingError(f"asking on a cluster needs Ray ({error}): pip install 'mmfuser-jax[ray]'") from None
+    return ray
+
+
+def shares(servers: Sequence[Server], workers: int) -> list[list[Server]]:
+    """What each worker may ask: all servers, with its part of the questions at a time, and of requests and tokens a minute.
+
+    Raises:
+      ProjectError: there is no server, or no worker.
+    """
+    if not servers or workers < 1:
+        raise ProjectError(
+            "no server to ask: give one in project.yaml" if workers > 0 else f"{workers} workers: give one"
+        )
+    parts: list[list[Server]] = [[] for _ in range(workers)]
+    for server in servers:
+        whole = {name: getattr(server, name) for name in ("most", "requests_per_minute", "tokens_per_minute")}
+        count = min(workers, *filter(None, whole.values()))
+        for index, part in enumerate(parts[:count]):
+            mine = {name: (index + 1) * x // count - index * x // count for name, x in whole.items()}
+            part.append(server.model_copy(update=mine))
+    return [part for part in parts if part]
+
+
+class _Worker:
+    """In a process of its own: asks what it is sent, several chunks at a time, at one pace."""
+
+    def __init__(self, servers: Sequence[Server]) -> None:
+        self._servers = servers
+        self._endpoints: list[Endpoint] = []
+
+    async def ask(self, chunk: Sequence[tuple[Ask, bytes | None]]) -> tuple[list[Answer], str]:
+        """Answers, and what ends it all, "" for nothing."""
+        answers: list[Answer] = []
+        pictures = {id(ask): picture for ask, picture in chunk}
+        try:
+            if not self._endpoints:
+                self._endpoints = [Endpoint(x, variable) for x in self._servers for variable in x.keys or [""]]
+            await ask_chunk(
+                [ask for ask, _ in chunk], self._endpoints, Budget(Price(0.0, 0.0), 0.0, None),
+                lambda ask: pictures[id(ask)] or b"", lambda taken: answers.extend(answer for answer, _ in taken),
+            )  # fmt: skip
+        except AskingError as error:
+            return answers, str(error)
+        return answers, ""
+
+
+@dataclasses.dataclass(eq=False)
+class _Hand:
+    """A worker as the driver sees it.
+
+    Attributes:
+      actor: of Ray.
+      servers: that it asks.
+      chunks: on their way to it.
+    """
+
+    actor: Any
+    servers: Sequence[Server]
+    chunks: int = 0
+
+    @property
+    def room(self) -> int:
+        """Chunks that keep it busy: twice as many as it may ask at a time."""
+        most = sum(server.most * max(1, len(server.keys)) for server in self.servers)
+        return 1 + -(-2 * most // CHUNK) - self.chunks
+
+
+class _Driver:
+    def __init__(
+        self,
+        ray: Any,
+        parts: Sequence[Sequence[Server]],
+        budget: Budget,
+        picture: Callable[[Ask], bytes],
+        take: Taken,
+    ) -> None:
+        self._ray = ray
+        self._hands = [self._begin(servers) for servers in parts]
+        self._budget = budget
+        self._picture = picture
+        self._take = take
+        self._again: collections.deque[list[Ask]] = collections.deque()
+        self._running: dict[asyncio.Future[Any], tuple[_Hand, list[Ask]]] = {}
+        self._lost = 0
+        self._outcome = Outcome()
+
+    def _begin(self, servers: Sequence[Server]) -> _Hand:
+        kind = self._ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(_Worker)
+        return _Hand(kind.remote(servers), servers)
+
+    def _stop(self, name: str) -> None:
+        self._outcome.stopped = name
+        LOG.warning("%s: waiting for answers on their way; a second one stops at once", name)
+
+    async def run(self, asks: Iterator[Ask]) -> Outcome:
+        """Sends chunks as there is room, until there is nothing left to ask."""
+        try:
+            async with listening(self._stop):
+                while True:
+                    await self._send(asks)
+                    if not self._running:
+                        return self._outcome
+                    done, _ = await asyncio.wait(self._running, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+                    errors = [error for future in done if (error := self._done(future))]
+                    if errors:
+                        raise AskingError(errors[0])
+        finally:
+            for hand in self._hands:
+                self._ray.kill(hand.actor)
+
+    async def _send(self, asks: Iterator[Ask]) -> None:
+        while (hand := max(self._hands, key=lambda hand: hand.room)).room > 0:
+            chunk = self._again.popleft() if self._again else self._drawn(asks)
+            if not chunk or self._outcome.stopped not in ("", "budget"):
+                return
+            pictures = [asyncio.to_thread(self._picture, ask) if ask.shown else _nothing() for ask in chunk]
+            sent = list(zip(chunk, await asyncio.gather(*pictures), strict=True))
+            future = asyncio.wrap_future(hand.actor.ask.remote(sent).future())
+            self._running[future] = hand, chunk
+            hand.chunks += 1
+
+    def _drawn(self, asks: Iterator[Ask]) -> list[Ask]:
+        """The next questions that there is money for."""
+        chunk: list[Ask] = []
+        if self._outcome.stopped:
+            return chunk
+        for ask in itertools.islice(asks, CHUNK):
+            if not self._budget.reserve(ask):
+                self._outcome.stopped = "budget"
+                break
+            chunk.append(ask)
+        return chunk
+
+    def _done(self, future: asyncio.Future[Any]) -> str:
+        """Takes what came of a chunk; gives what ends it all, "" for nothing."""
+        hand, chunk = self._running.pop(future)
+        hand.chunks -= 1
+        errors = self._ray.exceptions
+        try:
+            answers, error = future.result()
+        except (errors.RayActorError, errors.WorkerCrashedError, errors.ObjectLostError) as lost:
+            self._again.append(chunk)
+            return self._replace(hand, lost)
+        if answers:
+            self._take([(answer, self._budget.pay(answer)) for answer in answers])
+            self._outcome.asked += len(answers)
+        return str(error)
+
+    def _replace(self, hand: _Hand, error: Exception) -> str:
+        """A new worker for one that is lost, the first time that this shows; see `_done`."""
+        if hand not in self._hands:
+            return ""
+        self._lost += 1
+        reason = " ".join(str(error).split())[:300]
+        LOG.warning("a worker was lost; its questions are asked again (%s)", reason)
+        self._ray.kill(hand.actor)
+        self._hands[self._hands.index(hand)] = self._begin(hand.servers)
+        return f"Ray lost {self._lost} workers; look into its logs ({reason})" if self._lost >= LOSSES else ""
+
+
+async def _nothing() -> None:
+    """Instead of a picture."""

@@ -1,0 +1,1 @@
+"""The steps that ask models, and what they have in common."""

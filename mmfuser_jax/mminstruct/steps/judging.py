@@ -1,0 +1,59 @@
+"""A second model's opinion of every good item: what it says is wrong, a person looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from mmfuser_jax.mminstruct.asking.ask import Ask
+from mmfuser_jax.mminstruct.asking.endpoints import PASSING
+from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.questions.keeping import exchanges
+from mmfuser_jax.mminstruct.questions.prompts import Material, fill, listed, load_prompt
+from mmfuser_jax.mminstruct.questions.replies import truth_of
+from mmfuser_jax.mminstruct.questions.seed_questions import Domain
+from mmfuser_jax.mminstruct.schema import AnswerRow, ItemRow
+from mmfuser_jax.mminstruct.steps.captions import caption_of, texts_of
+from mmfuser_jax.mminstruct.steps.step import fail, failure, seed_of
+
+TOKENS = 128
+
+
+class Judge:
+    """Asks about items and reads what is said; see `steps.Reader`."""
+
+    name = "judge"
+
+    def __init__(self, domains: Mapping[str, Domain]) -> None:
+        self._domains = domains
+
+    def asks(self, ledger: Ledger) -> Iterator[Ask]:
+        """A question about every good item without an opinion; again, where it failed for a passing reason."""
+        marks = ", ".join("?" * len(PASSING))
+        sql = (
+            "SELECT id FROM items WHERE state = 'good' AND step IN ('generate', 'expand') AND NOT EXISTS "
+            f"(SELECT 1 FROM answers WHERE about = items.id AND reason NOT IN ({marks})) ORDER BY rowid"
+        )
+        for (name,) in ledger.query(sql, PASSING):
+            row = ledger.row(ItemRow, "id = ?", (name,))
+            assert row is not None
+            yield self._ask(ledger, row)
+
+    def _ask(self, ledger: Ledger, row: ItemRow) -> Ask:
+        prompt = load_prompt(self.name, row.language)
+        image = ledger.image(row.image)
+        assert image is not None
+        caption = caption_of(ledger, row.image, row.language)
+        material = Material(self._domains[row.domain], caption, image.tags, texts_of(ledger, row.image))
+        text = fill(prompt.text, material=material.words(prompt, row.language), item=listed(exchanges(row), prompt))
+        return Ask(
+            self.name, row.domain, row.image, row.type, row.language, prompt.name, seed_of(row.id, self.name),
+            prompt.system, text, about=row.id, shown=True, tokens=TOKENS,
+        )  # fmt: skip
+
+    def read(self, ledger: Ledger, answer: AnswerRow) -> None:
+        """Makes the item doubtful where the answer is no."""
+        truth = truth_of(answer.text)
+        if reason := failure(answer) or ("" if truth else "no_opinion"):
+            fail(ledger, answer, reason)
+        elif truth == "no":
+            ledger.query("UPDATE items SET state = 'doubtful', reason = 'judge' WHERE id = ?", (answer.about,))

@@ -1,0 +1,132 @@
+"""What the steps that ask a model have in common: subjects, a first question for each, and others that mend its answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator
+from typing import Protocol, runtime_checkable
+
+from mmfuser_jax.mminstruct.asking.ask import Ask
+from mmfuser_jax.mminstruct.asking.endpoints import PASSING
+from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.schema import AnswerRow, ImageRow
+
+HOPELESS = ("content_filter", "refused_by_server")
+"""Reasons for which a question is not asked in other words."""
+
+
+BATCH = 100
+"""Answers that are read in one change of the ledger."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What a question is about: a picture, a kind of question, a language."""
+
+    image: ImageRow
+    kind: str
+    language: str
+
+
+@runtime_checkable
+class Reader(Protocol):
+    """Reads answers.
+
+    Attributes:
+      name: of the step of `project.STEPS` that they belong to.
+    """
+
+    name: str
+
+    def read(self, ledger: Ledger, answer: AnswerRow) -> None:
+        """Writes what an answer holds into the ledger; within one change of it."""
+
+
+@runtime_checkable
+class Step(Reader, Protocol):
+    """One step that asks a model about pictures.
+
+    Attributes:
+      repairs: times that a subject is asked about again because of what the answers lack.
+    """
+
+    repairs: int
+
+    def subjects(self, ledger: Ledger, image: ImageRow) -> Iterator[Subject]:
+        """What there is to ask about a picture."""
+
+    def wanting(self, ledger: Ledger, subject: Subject) -> bool:
+        """Whether the answers that were read so far lack anything."""
+
+    def ask(self, ledger: Ledger, subject: Subject, before: AnswerRow | None) -> Ask:
+        """The question about a subject; `before`: the answer that it is to mend."""
+
+
+def seed_of(*parts: str) -> int:
+    """A number that depends on all parts, the same on every machine."""
+    return int(hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8], 16) >> 1
+
+
+def images(ledger: Ledger) -> Iterator[ImageRow]:
+    """The kept pictures, in the order in which they came; whatever is written meanwhile."""
+    for (sha,) in ledger.query("SELECT sha FROM images WHERE state = 'kept' ORDER BY rowid"):
+        image = ledger.image(sha)
+        assert image is not None
+        yield image
+
+
+def waiting(step: Step, ledger: Ledger) -> Iterator[tuple[Subject, AnswerRow | None]]:
+    """Subjects that are to be asked about now, each with the answer that is to be mended; None for the first question.
+
+    A question that failed for a reason that passes is asked again. What was answered under an older prompt stays.
+    """
+    for image in images(ledger):
+        answers = list(ledger.rows(AnswerRow, "image = ? AND step = ?", (image.sha, step.name)))
+        for subject in step.subjects(ledger, image):
+            about = {x.about: x for x in answers if (x.kind, x.language) == (subject.kind, subject.language)}
+            if (found := _next(step, ledger, subject, about)) is not None:
+                yield found
+
+
+def _next(
+    step: Step, ledger: Ledger, subject: Subject, about: dict[str, AnswerRow]
+) -> tuple[Subject, AnswerRow | None] | None:
+    before: AnswerRow | None = None
+    for _ in range(step.repairs + 1):
+        answer = about.get(before.key if before else "")
+        if answer is None or answer.reason in PASSING:
+            return (subject, before) if before is None or step.wanting(ledger, subject) else None
+        if answer.reason in HOPELESS or not answer.read:
+            return None
+        before = answer
+    return None
+
+
+def asks(step: Step, ledger: Ledger) -> Iterator[Ask]:
+    """Their questions."""
+    for subject, before in waiting(step, ledger):
+        yield step.ask(ledger, subject, before)
+
+
+def read_all(step: Reader, ledger: Ledger) -> None:
+    """Reads the answers that were not yet, always in the same order: what is a repetition does not depend on the server."""
+    sql = "SELECT key FROM answers WHERE step = ? AND read = 0 ORDER BY image, kind, language, key"
+    keys = [key for (key,) in ledger.query(sql, (step.name,))]
+    for start in range(0, len(keys), BATCH):
+        with ledger.changes():
+            for key in keys[start : start + BATCH]:
+                answer = ledger.row(AnswerRow, "key = ?", (key,))
+                assert answer is not None
+                step.read(ledger, answer)
+                ledger.query("UPDATE answers SET read = 1 WHERE key = ?", (key,))
+
+
+def failure(answer: AnswerRow) -> str:
+    """Why an answer holds nothing: no reply came, or the model or its provider declined; "" where there is something."""
+    return answer.reason or (answer.finish if answer.finish in ("refusal", "content_filter") else "")
+
+
+def fail(ledger: Ledger, answer: AnswerRow, reason: str) -> None:
+    """Writes down why an answer is of no use."""
+    ledger.query("UPDATE answers SET reason = ? WHERE key = ?", (reason, answer.key))

@@ -1,0 +1,214 @@
+"""Runs a step that asks a model: reads what there is, asks what is missing, until the answers lack nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from mmfuser_jax.locks import locked
+from mmfuser_jax.mminstruct import store
+from mmfuser_jax.mminstruct.asking.ask import Answer, Ask
+from mmfuser_jax.mminstruct.asking.batch_files import ask_in_files
+from mmfuser_jax.mminstruct.asking.endpoints import Endpoint
+from mmfuser_jax.mminstruct.asking.on_ray import ask_on_ray
+from mmfuser_jax.mminstruct.asking.online import Budget, Outcome, ask_all
+from mmfuser_jax.mminstruct.asking.prices import Price, price_of
+from mmfuser_jax.mminstruct.asking.shards import in_shard
+from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.project import Project, ProjectError, Server
+from mmfuser_jax.mminstruct.questions.benchmarks import benchmark_questions
+from mmfuser_jax.mminstruct.questions.seed_questions import Domain, load_domains
+from mmfuser_jax.mminstruct.steps.captions import Captions
+from mmfuser_jax.mminstruct.steps.conversations import Conversations
+from mmfuser_jax.mminstruct.steps.instructions import Instructions
+from mmfuser_jax.mminstruct.steps.judging import Judge
+from mmfuser_jax.mminstruct.steps.step import Step, asks, read_all, waiting
+from mmfuser_jax.prepare.progress import counting
+
+Answers = Sequence[tuple[Answer, float]]
+"""With what they have cost, in US dollars."""
+
+
+class StoppedError(RuntimeError):
+    """A step ended before everything was asked; the message says why, and how to go on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """How questions are asked.
+
+    Attributes:
+      shard: "i/n", this machine's part of the pictures.
+      ray: processes of a Ray cluster that ask; 0 for this one.
+    """
+
+    shard: str = "0/1"
+    ray: int = 0
+
+    def mine(self, sha: str) -> bool:
+        """Whether a picture is in this machine's part.
+
+        Raises:
+          ValueError: `shard` is no part.
+        """
+        index, _, count = self.shard.partition("/")
+        if not (index.isdecimal() and count.isdecimal()):
+            raise ValueError(f"--shard={self.shard}: is no part of the pictures; write it as 0/4 to 3/4")
+        return in_shard(sha, int(index), int(count))
+
+
+def servers_of(project: Project, name: str) -> list[Server]:
+    """The servers of a step.
+
+    Raises:
+      ProjectError: there is none, or they are not alike.
+    """
+    servers = [server for server in project.config.servers if name in server.steps]
+    if not servers:
+        raise ProjectError(f"{project.folder}/project.yaml: servers: none for {name}; add one with base_url and model")
+    for field in ("model", "batch", "json_schema"):
+        values = {getattr(server, field) for server in servers}
+        if len(values) > 1:
+            said = " and ".join(sorted(map(str, values)))
+            raise ProjectError(f"{project.folder}/project.yaml: servers of {name}: {field} is {said}; make it the same")
+    return servers
+
+
+def step_of(project: Project, name: str, caption: str = "") -> Step:
+    """The step of this name.
+
+    Args:
+      project: of which.
+      name: "caption", "generate" or "expand".
+      caption: see `Instructions`.
+    """
+    domains = domains_of(project)
+    if name == "caption":
+        return Captions(project, domains)
+    as_json = servers_of(project, name)[0].json_schema
+    kind = Instructions if name == "generate" else Conversations
+    return kind(project, domains, benchmark_questions(project), as_json, caption)
+
+
+def domains_of(project: Project) -> dict[str, Domain]:
+    """The domains, with the project's own seed questions where its folder has some.
+
+    Raises:
+      SeedError: these cannot be used.
+    """
+    folder = project.config.generate.seeds
+    return load_domains() | (load_domains(project.path(folder)) if folder else {})
+
+
+def work(project: Project, ledger: Ledger, name: str, way: Way = Way()) -> None:
+    """Asks everything that a step lacks, and reads the answers.
+
+    Raises:
+      StoppedError: the budget was spent, or a signal came.
+      ProjectError, AskingError, SeedError, PriceError: nothing can be asked; the message says what to change.
+    """
+    step = step_of(project, name)
+    with locked(project.folder):
+        for _ in range(step.repairs + 1):
+            read_all(step, ledger)
+            total = sum(way.mine(subject.image.sha) for subject, _ in waiting(step, ledger))
+            if not total:
+                break
+            mine = (ask for ask in asks(step, ledger) if way.mine(ask.image))
+            ask_servers(project, ledger, name, mine, total, way)
+        read_all(step, ledger)
+        if name in ("generate", "expand") and any("judge" in server.steps for server in project.config.servers):
+            _judge(project, ledger, way)
+
+
+def _judge(project: Project, ledger: Ledger, way: Way) -> None:
+    judge = Judge(domains_of(project))
+    read_all(judge, ledger)
+    mine = [ask for ask in judge.asks(ledger) if way.mine(ask.image)]
+    if mine:
+        ask_servers(project, ledger, judge.name, mine, len(mine), way)
+        read_all(judge, ledger)
+
+
+def ask_servers(
+    project: Project, ledger: Ledger, name: str, questions: Iterable[Ask], total: int, way: Way = Way()
+) -> None:
+    """Asks questions of a step's servers, with progress, rate, cost and the time that is left.
+
+    Raises:
+      StoppedError: see `work`.
+    """
+    servers = servers_of(project, name)
+    budget = Budget(step_price(project, servers[0]), ledger.spent(), project.config.budget_usd)
+    before = budget.spent
+    side = min(server.picture_side for server in servers)
+
+    with counting(f"{name}: questions", total) as counter:
+
+        def write(answers: Answers) -> None:
+            for answer, usd in answers:
+                ledger.add_answer(answer.row(usd))
+            counter.add(len(answers), f"${budget.spent - before:,.4f}")
+
+        def take(answers: Answers) -> None:
+            with ledger.changes():
+                write(answers)
+
+        def picture(ask: Ask) -> bytes:
+            return store.sent(project.images, ask.image, side)
+
+        if not servers[0].batch or way.ray:
+            _refuse_files_on_their_way(project, ledger)
+        if way.ray:
+            outcome = ask_on_ray(questions, servers, budget, picture, take, way.ray)
+        elif servers[0].batch:
+            outcome = ask_in_files(
+                questions, endpoints_of(servers), ledger, budget, picture, write, project=project.config.name, step=name
+            )
+        else:
+            outcome = ask_all(questions, endpoints_of(servers), budget, picture, take)
+    if outcome.stopped:
+        raise StoppedError(_why(outcome, project))
+
+
+def _refuse_files_on_their_way(project: Project, ledger: Ledger) -> None:
+    """Their questions would be paid for twice.
+
+    Raises:
+      ProjectError: there are some.
+    """
+    ((count,),) = ledger.query("SELECT count(*) FROM batches WHERE state <> 'taken'")
+    if count:
+        raise ProjectError(
+            f"{project.folder}: {count} files of questions are on their way; take their answers first, with batch: true "
+            "in project.yaml and without --ray"
+        )
+
+
+def endpoints_of(servers: Iterable[Server]) -> list[Endpoint]:
+    """One for each key.
+
+    Raises:
+      AskingError: a key is not in the environment.
+    """
+    return [Endpoint(server, variable) for server in servers for variable in server.keys or [""]]
+
+
+def _why(outcome: Outcome, project: Project) -> str:
+    if outcome.stopped == "budget":
+        limit = project.config.budget_usd
+        return (
+            f"stopped: what is left of budget_usd (${limit:g}) may not do for another question; raise it and run again"
+        )
+    return f"stopped by {outcome.stopped} after {outcome.asked:,} answers, all of them kept; run it again to go on"
+
+
+def step_price(project: Project, server: Server) -> Price:
+    """The price of a server's model, of questions in files as of those.
+
+    Raises:
+      PriceError: it is not known.
+    """
+    price = price_of(server.model, project.folder)
+    share = server.batch_price if server.batch else 1.0
+    return Price(price.input * share, price.output * share)

@@ -1,0 +1,1 @@
+"""Files of the web, fetched gently and from nowhere but where they may be."""
