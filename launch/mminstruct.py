@@ -13,6 +13,7 @@ python launch/mminstruct.py domains
 """
 
 import contextlib
+import sqlite3
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +21,14 @@ from pathlib import Path
 from absl import flags
 
 from mmfuser_jax import cli
+
+try:
+    import pydantic  # noqa: F401
+except ImportError:
+    sys.exit("error: the data engine needs its extra: pip install 'mmfuser-jax[engine]'")
+
 from mmfuser_jax.locks import locked
-from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.ledger import Ledger, LedgerError
 from mmfuser_jax.mminstruct.project import CONFIG, Project, init_project
 from mmfuser_jax.mminstruct.questions.seed_questions import load_domains
 from mmfuser_jax.mminstruct.status import print_pictures, print_status
@@ -46,14 +53,20 @@ _FORMATS = flags.DEFINE_list("formats", ["llava"], "export: several of llava, js
 _OTHER = flags.DEFINE_string("other", None, "merge: the project's folder of another machine.")
 _FOLDER = flags.DEFINE_string("folder", None, "seeds: with the reference's seed files.")
 
-ASKING = ("shard", "ray", "workers")
+ASKING = ("shard", "ray")
+
+REVIEW = "review"
+"""Folder in a project that whoever reviews holds."""
 
 
 @contextlib.contextmanager
 def _opened() -> Iterator[tuple[Project, Ledger]]:
     project = Project(Path(_PROJECT.value))
-    with Ledger(project.ledger) as ledger:
-        yield project, ledger
+    try:
+        with Ledger(project.ledger) as ledger:
+            yield project, ledger
+    except sqlite3.Error as error:
+        raise LedgerError(f"{project.ledger}: {error}") from None
 
 
 def init() -> None:
@@ -146,12 +159,14 @@ def run() -> None:
 def review() -> None:
     """A page for people, or Label Studio's files."""
     if _EXPORT_TASKS.value or _IMPORT_TASKS.value:
-        with _opened() as (project, ledger):
+        with _opened() as (project, ledger), locked(project.folder / REVIEW):
             _label_studio(project, ledger)
         return
     from mmfuser_jax.mminstruct.review.server import serve_review
 
-    serve_review(Project(Path(_PROJECT.value)), _REVIEWER.value, _HOST.value, _PORT.value)
+    project = Project(Path(_PROJECT.value))
+    with locked(project.folder / REVIEW):  # two servers would give the same item to two people
+        serve_review(project, _REVIEWER.value, _HOST.value, _PORT.value)
 
 
 def _label_studio(project: Project, ledger: Ledger) -> None:
@@ -214,10 +229,10 @@ if __name__ == "__main__":
             "init": cli.Command(init, ("project", "domain", "pictures")),
             "collect": cli.Command(collect, ("project",), ("workers",)),
             "estimate": cli.Command(estimate, ("project",), ("workers",)),
-            "caption": cli.Command(caption, ("project",), ASKING),
+            "caption": cli.Command(caption, ("project",), (*ASKING, "workers")),
             "generate": cli.Command(generate, ("project",), ASKING),
             "expand": cli.Command(expand, ("project",), ASKING),
-            "run": cli.Command(run, ("project",), ASKING),
+            "run": cli.Command(run, ("project",), (*ASKING, "workers")),
             "review": cli.Command(review, ("project",), ("reviewer", "host", "port", "export_tasks", "import_tasks")),
             "export": cli.Command(export, ("project", "to"), ("formats", "workers")),
             "merge": cli.Command(merge, ("project", "other")),

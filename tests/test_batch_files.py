@@ -14,16 +14,17 @@ import pytest
 from mmfuser_jax.mminstruct.asking import batch_files, batch_server
 from mmfuser_jax.mminstruct.asking.batch_files import ask_in_files
 from mmfuser_jax.mminstruct.asking.batch_replies import Line, answer_of, lines_of
-from mmfuser_jax.mminstruct.asking.endpoints import ATTEMPTS, PASSING, AskingError, Endpoint, body_of
+from mmfuser_jax.mminstruct.asking.endpoints import ATTEMPTS, AskingError, Endpoint, body_of
 from mmfuser_jax.mminstruct.asking.online import Budget
 from mmfuser_jax.mminstruct.asking.prices import Price
+from mmfuser_jax.mminstruct.config import Server
 from mmfuser_jax.mminstruct.ledger import Ledger
-from mmfuser_jax.mminstruct.project import ProjectError, Server
+from mmfuser_jax.mminstruct.project import ProjectError
 from mmfuser_jax.mminstruct.reasons import ANSWERS as REASONS
 from mmfuser_jax.mminstruct.schema import AnswerRow, Batch
 from tests.fake_openai import FakeServer, completion
 from tests.nursery import nursery
-from tests.test_asking import questions
+from tests.test_asking import questions, settled
 
 PRICE = Price(1.0, 1.0)
 COST = 120e-6
@@ -51,7 +52,7 @@ def shout(body, before):
 def ask(ledger, address, asks, budget=None, variables=("",), step="caption", **settings):
     """Asks whatever the ledger has no answer of."""
     server = Server(base_url=address, model="m", **{"patience": 0.002, **settings})
-    known = ledger.settled(step, PASSING)
+    known = settled(ledger, step)
 
     def take(taken):
         for answer, cost in taken:

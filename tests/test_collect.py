@@ -258,7 +258,7 @@ def test_b7_kills_leave_no_trace(tmp_path, pictures):
         kills += 1
     assert kills >= 3
     assert contents(project) == straight
-    stored = [path for path in project.images.rglob("*") if path.is_file() and not path.name.endswith(".tmp")]
+    stored = [path for path in project.images.rglob("*") if path.is_file()]
     assert len(stored) == len(contents(project)[0])
     assert all(path.stem == hashlib.sha256(path.read_bytes()).hexdigest() for path in stored)
 

@@ -17,8 +17,9 @@ import yaml
 from PIL import Image
 
 from mmfuser_jax.mminstruct import store
+from mmfuser_jax.mminstruct.config import Review
 from mmfuser_jax.mminstruct.ledger import Ledger
-from mmfuser_jax.mminstruct.project import CONFIG, Project, Review
+from mmfuser_jax.mminstruct.project import CONFIG, Project
 from mmfuser_jax.mminstruct.questions.items import Item, as_body, from_body
 from mmfuser_jax.mminstruct.review.agreement import agreements, agreements_of, cohens_kappa
 from mmfuser_jax.mminstruct.review.decisions import CONFLICTS, REJECTIONS, Decision, decision, decisions, verdicts_of

@@ -15,13 +15,14 @@ from PIL import Image, ImageDraw, ImageEnhance
 import mmfuser_jax as mm
 from mmfuser_jax import model_folder, presets
 from mmfuser_jax.convert import ConversionError
+from mmfuser_jax.mminstruct.config import PictureSource
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.pictures import embeddings, similar
 from mmfuser_jax.mminstruct.pictures.collect import collect
 from mmfuser_jax.mminstruct.pictures.embeddings import embed
 from mmfuser_jax.mminstruct.pictures.encoder import load_encoder
 from mmfuser_jax.mminstruct.pictures.similar import POOLS, similar_candidates, top_k
-from mmfuser_jax.mminstruct.project import CONFIG, PictureSource, Project, ProjectError, init_project
+from mmfuser_jax.mminstruct.project import CONFIG, Project, ProjectError, init_project
 from mmfuser_jax.mminstruct.schema import ImageRow
 from mmfuser_jax.model_folder import ModelCard
 from mmfuser_jax.models import VLM

@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from mmfuser_jax.locks import LockedError, locked
+from mmfuser_jax.mminstruct.asking.endpoints import AskingError
 from mmfuser_jax.mminstruct.asking.shards import merge
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.pictures.collect import collect
@@ -128,7 +129,8 @@ def test_the_order_of_answers_changes_nothing(tmp_path):
 def test_a1_an_error_is_never_data(tmp_path):
     with FakeServer(lambda *_: (500, {}, {"error": {"message": "error"}})) as server:
         project = project_of(tmp_path, server, 1, config={"languages": ["en"]})
-        run(project)
+        with pytest.raises(StoppedError, match=r"caption: 1 questions had no answer .*run it again"):
+            run(project)
         assert {x["reason"] for x in contents(project)[0]} == {"busy"}
         server.reply = lambda *_: "error"
         run(project)
@@ -199,11 +201,14 @@ def test_c3_a_caption_in_another_language_is_asked_for_again(tmp_path):
 
 def test_c4_pictures_are_sent_large_enough_for_small_print(tmp_path):
     with FakeServer(fake_model.reply) as server:
-        project = project_of(tmp_path, server, 0)
-        scene(5, (3000, 1500)).save(tmp_path / "source" / "large.png")
+        project = project_of(tmp_path, server, 1)
+        run(project, "caption")
+        server.bodies.clear()
+        scene(5, (300, 150)).resize((3000, 1500)).save(tmp_path / "source" / "large.png")
         with Ledger(project.ledger) as ledger:
             collect(project, ledger)
         run(project, "caption")
+    assert len(server.bodies) == 2
     for body in server.bodies:
         part = body["messages"][1]["content"][1]["image_url"]
         picture = Image.open(io.BytesIO(base64.b64decode(part["url"].partition("base64,")[2])))
@@ -409,6 +414,7 @@ def test_b5_all_that_led_to_an_answer_is_kept(tmp_path):
 def test_servers_of_a_step_are_alike_and_there_is_one(tmp_path):
     with FakeServer(fake_model.reply) as server:
         project = project_of(tmp_path, server, 1, steps=["caption"])
+        run(project, "caption")
         with pytest.raises(ProjectError, match=r"project.yaml: servers: none for generate; add one"):
             run(project, "generate")
         path = project.folder / CONFIG
@@ -547,3 +553,119 @@ def test_two_processes_cannot_ask_at_once(tmp_path):
         project = project_of(tmp_path, server, 1)
         with locked(project.folder), pytest.raises(LockedError, match="a run is going on here"):
             run(project)
+
+
+@pytest.mark.parametrize(
+    ("said", "match"),
+    [
+        ((503, {}, {"error": {"message": "later"}}), "none of the first 8 questions was answered .busy"),
+        ((400, {}, {"error": {"message": "no such parameter"}}), "refused_by_server: .*no such parameter"),
+        ((200, {}, "<html>welcome</html>"), "garbage"),
+        ((402, {}, {"error": {"message": "no credit"}}), "no credit"),
+    ],
+)
+def test_a_server_that_answers_nothing_ends_it_before_it_costs_every_question(tmp_path, said, match):
+    with FakeServer(lambda *_: said) as server:
+        project = project_of(tmp_path, server, 12)
+        with pytest.raises(AskingError, match=match):
+            run(project, "caption")
+        assert contents(project) == ([], [])
+        server.reply = fake_model.reply
+        run(project, "caption")
+    assert {x["reason"] for x in contents(project)[0]} == {""}
+
+
+def test_a_question_that_was_refused_is_asked_again_once_the_project_has_changed(tmp_path):
+    def reply(body, before):
+        if "response_format" in body:
+            return 400, {}, {"error": {"message": "no schema here"}}
+        return fake_model.reply(body)
+
+    with FakeServer(reply) as server:
+        project = project_of(tmp_path, server, 1, config={"languages": ["en"], "generate": {"types": ["short"]}})
+        run(project, "caption", "generate")
+        assert [x["reason"] for x in contents(project)[0] if x["step"] == "generate"] == ["refused_by_server"]
+        asked = len(server.bodies)
+        run(project, "generate")
+        assert len(server.bodies) == asked
+        path = project.folder / CONFIG
+        fields = yaml.safe_load(path.read_text())
+        fields["servers"][0]["json_schema"] = False
+        path.write_text(yaml.safe_dump(fields))
+        run(Project(project.folder), "generate")
+    assert len(items_of(project, "state = 'good'")) == 3
+
+
+def test_what_was_paid_becomes_items_whatever_ends_the_step(tmp_path):
+    with FakeServer(fake_model.reply) as server:
+        project = project_of(tmp_path, server, 6, config={"budget_usd": 0.01})
+        run(project, "caption")
+        with Ledger(project.ledger) as ledger:
+            spent = ledger.spent()
+        path = project.folder / CONFIG
+        path.write_text(path.read_text().replace("budget_usd: 0.01", f"budget_usd: {spent + 0.0015}"))
+        project = Project(project.folder)
+        with pytest.raises(StoppedError, match="budget_usd"):
+            run(project, "generate")
+        with Ledger(project.ledger) as ledger:
+            assert ledger.query("SELECT count(*) FROM answers WHERE read = 0") == [(0,)]
+            assert spent < ledger.spent() <= spent + 0.0015
+    assert items_of(project, "state = 'good'")
+
+
+def mends_late(body, before):
+    """Half of the first replies lack something, and what mends them repeats what other types ask."""
+    said = fake_model.reply(body)
+    text = body["messages"][1]["content"]
+    if isinstance(text, list) or "conversation" in body["messages"][0]["content"]:
+        return said
+    items = json.loads(said)["items"]
+    if "asked this before" not in text:
+        return json.dumps({"items": items[: 1 + len(text) % 3]})
+    return json.dumps({"items": [{**items[0], "question": "Which colour do all things have?"}, *items]})
+
+
+def test_kills_amid_repairs_change_nothing(tmp_path):
+    config = {"languages": ["en"], "generate": {"most_same": 3}}
+    with FakeServer(mends_late) as server:
+        calm = project_of(tmp_path / "calm", server, 8, config=config)
+        run(calm)
+    assert "repeated" in {row.reason for row in items_of(calm)}
+    rng, kills = random.Random(2), 0
+    with FakeServer(mends_late, latency=0.005) as server:
+        project = project_of(tmp_path / "killed", server, 8, config=config, most=4)
+        with nursery("tests.test_steps", tmp_path / "killed") as children:
+            while kills < 12:
+                sent, child = len(server.bodies) + rng.randrange(1, 14), children.begin("works")
+                while len(server.bodies) < sent and children.lives(child):
+                    time.sleep(0.002)
+                if not children.lives(child):
+                    break
+                os.kill(child, signal.SIGKILL)
+                assert children.end() == -signal.SIGKILL, children.errors()
+                kills += 1
+            if kills == 12:
+                children.begin("works")
+            assert children.end() == 0, children.errors()
+    assert kills >= 5
+    assert contents(project) == contents(calm)
+
+
+def test_mistakes_with_seeds_and_keys_are_named(tmp_path):
+    with FakeServer(fake_model.reply) as server:
+        project = project_of(tmp_path, server, 1)
+        path = project.folder / CONFIG
+        text = path.read_text()
+        for old, new, match in (
+            ("generate:\n", "generate:\n  seeds: gone\n", "gone: no such folder of seed questions"),
+            ("generate:\n", "generate:\n  seeds: own\n", "no domain is called poster;"),
+            ("model: gpt", "keys: [sk-proj-SECRET]\n  model: gpt", "keys themselves stand in no file"),
+            ("languages:", "languages: [en, en]\nx:", "languages: .*each only once"),
+        ):
+            (project.folder / "own").mkdir(exist_ok=True)
+            (project.folder / "own" / "poster.yaml").write_text("a: b")
+            assert old in text
+            path.write_text(text.replace(old, new, 1))
+            with pytest.raises(ValueError, match=match) as error:
+                run(Project(project.folder), "generate")
+            assert "SECRET" not in str(error.value)

@@ -35,10 +35,14 @@ class Ledger:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = FULL")  # what is committed survives a power cut
             self._begin(path)
+        except sqlite3.OperationalError as error:
+            raise LedgerError(f"{path}: {error}") from None
         except sqlite3.DatabaseError as error:
             raise LedgerError(f"{path}: not a ledger, or damaged ({error})") from None
 
     def _begin(self, path: Path) -> None:
+        if self.query("PRAGMA user_version") == [(VERSION,)]:  # no lock is needed to see that
+            return
         with self.changes():
             (version,) = self._db.execute("PRAGMA user_version").fetchone()
             if version == 0:
@@ -100,15 +104,15 @@ class Ledger:
             )  # fmt: skip
         self.add(row, "OR REPLACE")
 
-    def settled(self, step: str, passing: Sequence[str]) -> set[str]:
-        """Keys of a step's questions that need not be asked again: all but those that failed for a passing reason."""
-        marks = ", ".join("?" * len(passing))
-        sql = f"SELECT key FROM answers WHERE step = ? AND reason NOT IN ({marks})"
-        return {key for (key,) in self.query(sql, (step, *passing))}
-
     def spent(self) -> float:
         """US dollars, over all steps."""
         return float(self.query("SELECT coalesce(sum(usd), 0) FROM answers")[0][0])
+
+    def answered(self, step: str) -> tuple[int, float]:
+        """(answers of a step that a model wrote, US dollars that they have cost)."""
+        sql = "SELECT count(*), coalesce(sum(usd), 0.0) FROM answers WHERE step = ? AND output_tokens > 0"
+        ((answered, usd),) = self.query(sql, (step,))
+        return answered, usd
 
     def asked(self, step: str) -> tuple[int, float]:
         """(questions of a step, US dollars that they have cost)."""

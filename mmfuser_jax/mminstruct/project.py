@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Literal
 
 import pydantic
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from mmfuser_jax import files
-from mmfuser_jax.mminstruct.questions.items import LANGUAGES, TYPES
-from mmfuser_jax.mminstruct.questions.seed_questions import domain_names
+from mmfuser_jax.mminstruct.config import Config, known_domain
 
 CONFIG, LEDGER, IMAGES = "project.yaml", "ledger.sqlite", "images"
-
-HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
-"""A name as it is written in addresses, those with other letters as xn--…; or all names below one."""
-
-STEPS = ("caption", "generate", "expand", "judge")
-"""In which servers are asked."""
 
 TEMPLATE = """\
 # A data project. Paths are relative to this file; every command can be run again at any time.
@@ -49,6 +39,7 @@ servers:
   - base_url: https://api.openai.com/v1
     model: gpt-4o-mini
     keys: [OPENAI_API_KEY]
+    picture_tokens: 26000               # that this model counts for a picture of 1,024 pixels; most others count 1,000 to 3,000
     steps: [caption, generate, expand]  # one with "judge" is asked for its opinion of every question
 budget_usd: 5           # that all steps together may spend; they stop before it is
 
@@ -72,261 +63,6 @@ export:
 
 class ProjectError(ValueError):
     """A project cannot be used as it is; the message names file and field."""
-
-
-def _known_domain(name: str) -> str:
-    if name not in domain_names():
-        raise ValueError(f"no domain {name!r}; there are {', '.join(domain_names())}")
-    return name
-
-
-class _Fields(BaseModel):
-    """Fields of a part of the config: none but these, and none of another type."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Filters(_Fields):
-    """Limits on pictures; see TEMPLATE."""
-
-    min_side: int = 64
-    max_aspect: float = 8.0
-    max_megabytes: float = 30.0
-    min_brightness: float = 8.0
-    max_brightness: float = 250.0
-    min_contrast: float = 4.0
-    min_sharpness: float = 10.0
-    near: int = pydantic.Field(default=4, ge=-1, le=64)
-
-
-class PictureSource(_Fields):
-    """Where pictures of a domain are.
-
-    Attributes:
-      domain: of `seed_questions.domain_names`.
-      folder: of picture files; or
-      records: as `data.sources.open_source` takes them; of these, `split` and `image_folder`; or
-      urls: a list of addresses, see `url_lists`; or
-      pool: a folder of pictures that are taken if they are similar to those that the domain has from other sources: for each
-        of these, the `count` most similar ones, as the vision encoder of the model `checkpoint` sees them; "" for the
-        demo's model.
-      licence: of all of them, kept beside each; a list's own licences go before.
-      tags: words about all of them, kept beside each, with those of a list.
-      filtered: False takes bad pictures too, as a domain about image quality needs them.
-    """
-
-    domain: Annotated[str, AfterValidator(_known_domain)]
-    folder: str = ""
-    records: str = ""
-    split: str = "train"
-    image_folder: str = ""
-    urls: str = ""
-    pool: str = ""
-    count: int = pydantic.Field(default=4, ge=1)
-    checkpoint: str = ""
-    licence: str = ""
-    tags: list[str] = []
-    filtered: bool = True
-
-    @pydantic.model_validator(mode="after")
-    def _one_place(self) -> PictureSource:
-        if sum(map(bool, (self.folder, self.records, self.urls, self.pool))) != 1:
-            raise ValueError("give one of folder, records, urls and pool")
-        return self
-
-
-def _host(name: str) -> str:
-    if not HOST.fullmatch(name):
-        raise ValueError(f"{name!r} is no host; write it as upload.example.org, or '*.example.org' for all below it")
-    return name.lower()
-
-
-class Collect(_Fields):
-    """Of the step `collect`.
-
-    Attributes:
-      sources: of pictures.
-      filters: for all of them.
-      hosts: that files may be fetched from; `*.example.org` stands for all below `example.org`. No others, not even where
-        one of these leads to them.
-      private_addresses: lets `hosts` be in a network of your own; otherwise only public addresses are asked.
-      heed_robots: keeps to the robots.txt of hosts, and to what pictures say in X-Robots-Tag.
-      contact: an address or page for those who run the hosts, sent with every request.
-      per_host: files on their way from a host at a time.
-      per_second: requests that a host gets; fewer where its robots.txt asks for it.
-      timeout_seconds: that a file may take.
-    """
-
-    sources: list[PictureSource] = []
-    filters: Filters = Filters()
-    hosts: list[Annotated[str, AfterValidator(_host)]] = []
-    private_addresses: bool = False
-    heed_robots: bool = True
-    contact: str = pydantic.Field(default="", pattern=r"^[\x20-\x7e]*$")
-    per_host: int = pydantic.Field(default=4, ge=1)
-    per_second: float = pydantic.Field(default=5.0, gt=0)
-    timeout_seconds: float = pydantic.Field(default=60.0, gt=0)
-
-
-class Server(_Fields):
-    """A server that speaks OpenAI's protocol.
-
-    Attributes:
-      base_url: up to and with `/v1`.
-      model: its name there.
-      keys: variables of the environment that hold keys, each asked as if it were a server of its own; never the keys.
-      most: questions on their way at a time, of each key.
-      requests_per_minute, tokens_per_minute: of each key; 0 for no limit.
-      timeout_seconds: for an answer.
-      temperature: of drawing tokens.
-      steps: in which it is asked; all servers of a step have the same model. "judge" is a step of its own, made where it has
-        a server.
-      picture_side: pixels of the longer side to which pictures are made smaller before they are sent.
-      batch: whether questions are sent in files that are answered within a day.
-      batch_price: share of the price that such questions cost.
-      json_schema: whether it can hold an answer to a JSON schema; else answers are tagged text.
-      patience: factor of the pauses before a question is asked again.
-    """
-
-    base_url: str
-    model: str
-    keys: list[str] = []
-    most: int = pydantic.Field(default=64, ge=1)
-    requests_per_minute: int = pydantic.Field(default=0, ge=0)
-    tokens_per_minute: int = pydantic.Field(default=0, ge=0)
-    timeout_seconds: float = pydantic.Field(default=120.0, gt=0)
-    temperature: float = 0.7
-    steps: list[Literal[STEPS]] = ["caption", "generate", "expand"]  # type: ignore[valid-type]
-    picture_side: int = pydantic.Field(default=1024, ge=64)
-    batch: bool = False
-    batch_price: float = pydantic.Field(default=0.5, ge=0, le=1)
-    json_schema: bool = True
-    patience: float = pydantic.Field(default=1.0, ge=0)
-
-
-class Caption(_Fields):
-    """Of the step `caption`.
-
-    Attributes:
-      ocr: whether words are read in pictures first and given to the model (extra `ocr`).
-      least_words: of a caption; in Chinese, half as many again characters.
-      tokens: of one, at most.
-    """
-
-    ocr: bool = False
-    least_words: int = pydantic.Field(default=40, ge=1)
-    tokens: int = pydantic.Field(default=1024, ge=16)
-
-
-class Generate(_Fields):
-    """Of the step `generate`.
-
-    Attributes:
-      types: of questions, for every picture.
-      seeds: folder with seed questions that stand instead of the program's own for the domains that it has.
-      examples: seed questions shown for each question asked of a model.
-      tokens: of a reply, at most.
-      repairs: times that a model is asked for what its reply lacks.
-      most_same: pictures of a domain that may have the same question with the same answer.
-      benchmarks: files whose questions may not be learnt: lines, or JSON lines or lists with `question` or `text`.
-    """
-
-    types: list[Literal[TYPES]] = list(TYPES)  # type: ignore[valid-type]
-    seeds: str = ""
-    examples: int = pydantic.Field(default=3, ge=1)
-    tokens: int = pydantic.Field(default=1024, ge=16)
-    repairs: int = pydantic.Field(default=2, ge=0)
-    most_same: int = pydantic.Field(default=20, ge=1)
-    benchmarks: list[str] = []
-
-
-class PublicSet(_Fields):
-    """A public set whose questions are taken over.
-
-    Attributes:
-      format: of `public_sets.FORMATS`.
-      folder: as its authors publish it.
-      domain: of its pictures.
-      most: questions to take, spread evenly; 0 for all.
-      licence: of its pictures.
-    """
-
-    format: str
-    folder: str
-    domain: Annotated[str, AfterValidator(_known_domain)] = "chart_and_math"
-    most: int = pydantic.Field(default=0, ge=0)
-    licence: str = ""
-
-
-class Expand(_Fields):
-    """Of the step `expand`.
-
-    Attributes:
-      conversations: whether a conversation of several rounds is made of each picture.
-      rounds: at least of one.
-      tokens: of a reply, at most.
-      sets: taken over.
-    """
-
-    conversations: bool = True
-    rounds: int = pydantic.Field(default=3, ge=2)
-    tokens: int = pydantic.Field(default=2048, ge=16)
-    sets: list[PublicSet] = []
-
-
-class Review(_Fields):
-    """Of the step `review`.
-
-    Attributes:
-      share: of the good items of every domain and type that people look at; doubtful ones all are.
-      least: of them, by domain and type.
-      twice: share of those that a second person looks at too.
-    """
-
-    share: float = pydantic.Field(default=1.0, ge=0, le=1)
-    least: int = pydantic.Field(default=20, ge=0)
-    twice: float = pydantic.Field(default=0.1, ge=0, le=1)
-
-
-class Output(_Fields):
-    """Of the step `export`.
-
-    Attributes:
-      unreviewed: whether good items that nobody looked at are written too.
-      balance: whether as many answers are yes as no, and the rest is left out.
-      reviewer_usd_per_hour: that a person costs.
-      manual_usd: that an instruction written by hand costs, to compare with.
-      licence: of the set.
-    """
-
-    unreviewed: bool = True
-    balance: bool = True
-    reviewer_usd_per_hour: float = pydantic.Field(default=20.0, ge=0)
-    manual_usd: float = pydantic.Field(default=0.5, ge=0)
-    licence: str = ""
-
-
-class Config(_Fields):
-    """What project.yaml says.
-
-    Attributes:
-      name: of the data set to be.
-      languages: of instructions.
-      collect, caption, generate, expand, review, export: of these steps.
-      servers: to ask.
-      budget_usd: that all steps together may spend; None for no limit.
-    """
-
-    name: str
-    languages: list[Literal[LANGUAGES]] = list(LANGUAGES)  # type: ignore[valid-type]
-    collect: Collect = Collect()
-    caption: Caption = Caption()
-    generate: Generate = Generate()
-    expand: Expand = Expand()
-    review: Review = Review()
-    export: Output = Output()
-    servers: list[Server] = []
-    budget_usd: float | None = None
 
 
 class Project:
@@ -377,12 +113,17 @@ def init_project(folder: Path, name: str, domain: str, pictures: Path) -> Projec
     if path.exists():
         raise ProjectError(f"{path}: there is a project here already")
     try:
-        _known_domain(domain)
+        known_domain(domain)
     except ValueError as error:
         raise ProjectError(str(error)) from None
     if not pictures.expanduser().is_dir():
         raise ProjectError(f"{pictures}: no such folder")
     folder.mkdir(parents=True, exist_ok=True)
-    quoted = yaml.safe_dump(str(pictures.expanduser().resolve()), default_flow_style=True).splitlines()[0]
-    files.write_text(path, TEMPLATE.format(name=yaml.safe_dump(name).splitlines()[0], domain=domain, pictures=quoted))
+    place = str(pictures.expanduser().resolve())
+    files.write_text(path, TEMPLATE.format(name=_quoted(name), domain=domain, pictures=_quoted(place)))
     return Project(folder)
+
+
+def _quoted(text: str) -> str:
+    """As YAML writes it within brackets: in quotes where that is needed."""
+    return yaml.safe_dump([text], default_flow_style=True, width=float("inf"), allow_unicode=True).strip()[1:-1]

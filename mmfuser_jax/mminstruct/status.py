@@ -7,8 +7,8 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
+from mmfuser_jax.mminstruct.config import STEPS
 from mmfuser_jax.mminstruct.ledger import Ledger
-from mmfuser_jax.mminstruct.project import STEPS
 from mmfuser_jax.mminstruct.reasons import MEANINGS
 from mmfuser_jax.mminstruct.schema import Estimate
 

@@ -47,12 +47,11 @@ class Ask:
         fields = {**dataclasses.asdict(self), "model": model}
         return hashlib.sha256(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:32]
 
-    @property
-    def at_most(self) -> Tokens:
-        """About the most that it takes: three letters or a Chinese character a token, 1,000 for a picture, all its room."""
+    def at_most(self, picture: int) -> Tokens:
+        """About the most that it takes: three letters or a Chinese character a token, `picture` for a picture, all its room."""
         words = self.system + self.text
         wide = (len(words.encode()) - len(words)) // 2  # Chinese characters are three bytes each
-        return Tokens(wide + (len(words) - wide) // 3 + (1000 if self.shown else 0), self.tokens)
+        return Tokens(wide + (len(words) - wide) // 3 + (picture if self.shown else 0), self.tokens)
 
 
 @dataclasses.dataclass(frozen=True)

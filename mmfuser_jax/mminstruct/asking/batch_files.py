@@ -22,7 +22,6 @@ import json
 import logging
 import secrets
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any
 
@@ -162,8 +161,8 @@ class _Filing:
     async def _find_earlier(self) -> None:
         """What the ledger says is on its way, once it is known whether it arrived."""
         servers = {(x.endpoint.server.base_url, x.endpoint.variable): x for x in self._room}
-        rows = self._ledger.query("SELECT id, base_url, key_name, keys, state, at FROM batches WHERE state <> 'taken'")
-        for name, base_url, variable, keys, state, at in rows:
+        rows = self._ledger.query("SELECT id, base_url, key_name, keys, state FROM batches WHERE state <> 'taken'")
+        for name, base_url, variable, keys, state in rows:
             fields = json.loads(keys)
             mine, server = fields["step"] == self._tags["step"], servers.get((base_url, variable))
             if server is None and mine:
@@ -172,7 +171,7 @@ class _Filing:
                     f"questions are on their way at {where}: put it back into project.yaml until it is done"
                 )
             if server is not None and state == "sending":
-                await server.pause(min(SETTLING, max(0.0, at + SETTLING - time.time())))
+                await server.pause(SETTLING)  # the file may have been accepted just now
                 name = self._arrived(name, await server.find(name))
             if name:
                 self._budget.set_aside(sum(fields["usd"].values()))

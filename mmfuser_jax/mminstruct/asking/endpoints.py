@@ -8,6 +8,7 @@ import dataclasses
 import os
 import random
 import time
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import openai
@@ -15,7 +16,7 @@ from aiolimiter import AsyncLimiter
 
 from mmfuser_jax.mminstruct.asking.ask import Answer, Ask
 from mmfuser_jax.mminstruct.asking.prices import Tokens
-from mmfuser_jax.mminstruct.project import Server
+from mmfuser_jax.mminstruct.config import Server
 
 ATTEMPTS = 6
 """Times that a question is asked while the server is busy or not there."""
@@ -25,6 +26,9 @@ AGAIN = (openai.RateLimitError, openai.InternalServerError, openai.APIConnection
 
 HOPELESS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 """Errors that all questions would meet: a wrong key, model or address."""
+
+NO_MONEY = 402
+"""Status of a server whose account has run out."""
 
 PASSING = ("busy", "unreachable")
 """Reasons why a question failed that may be gone another day: asked again by the next run."""
@@ -87,7 +91,7 @@ class Endpoint:
         self.client = openai.AsyncOpenAI(
             api_key=key, base_url=server.base_url, max_retries=0, timeout=server.timeout_seconds
         )
-        self._requests = AsyncLimiter(server.requests_per_minute, 60) if server.requests_per_minute else None
+        self._requests = AsyncLimiter(1, 60 / server.requests_per_minute) if server.requests_per_minute else None
         self._tokens = AsyncLimiter(server.tokens_per_minute, 60) if server.tokens_per_minute else None
 
     async def ask(self, ask: Ask, picture: bytes | None) -> Answer:
@@ -114,8 +118,10 @@ class Endpoint:
                 failed = "busy" if isinstance(error, openai.APIStatusError) else "unreachable"
                 answer = Answer(ask, server.model, reason=failed, detail=short(error), attempts=attempt)
                 if attempt < ATTEMPTS:
-                    await asyncio.sleep(max(wait, asked_for or 0.0) * server.patience)
+                    await asyncio.sleep(max(wait * server.patience, asked_for or 0.0))
             except openai.APIError as error:  # this question is at fault, or its answer cannot be read
+                if getattr(error, "status_code", 0) == NO_MONEY:
+                    raise AskingError(f"{server.base_url}, model {server.model}: {short(error)}") from None
                 reason = fault(getattr(error, "code", ""), str(error))
                 if isinstance(error, openai.APIResponseValidationError) or not isinstance(error, openai.APIStatusError):
                     reason = "garbage"
@@ -131,7 +137,7 @@ class Endpoint:
         if self._requests:
             await self._requests.acquire()
         if self._tokens:
-            await self._tokens.acquire(min(ask.at_most.total, self._tokens.max_rate))
+            await self._tokens.acquire(min(ask.at_most(self.server.picture_tokens).total, self._tokens.max_rate))
         begun = time.monotonic()
         body = body_of(ask, self.server, picture)
         schema = {name: body.pop(name) for name in ["response_format"] if name in body}
@@ -189,7 +195,16 @@ def short(error: Exception) -> str:
 def _retry_after(error: Exception) -> float | None:
     """Seconds that the server asks to wait."""
     headers = getattr(getattr(error, "response", None), "headers", {})
+    return seconds_of(headers.get("retry-after", ""))
+
+
+def seconds_of(text: str) -> float | None:
+    """Of a Retry-After: a number, or a date; 600 at most, None for neither."""
     try:
-        return min(600.0, float(headers.get("retry-after", "")))
+        seconds = float(text)
     except ValueError:
-        return None
+        try:
+            seconds = parsedate_to_datetime(text).timestamp() - time.time()
+        except (TypeError, ValueError):
+            return None
+    return min(600.0, max(0.0, seconds))

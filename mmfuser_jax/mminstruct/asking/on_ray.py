@@ -19,7 +19,8 @@ from mmfuser_jax.mminstruct.asking.ask import Answer, Ask
 from mmfuser_jax.mminstruct.asking.endpoints import AskingError, Endpoint
 from mmfuser_jax.mminstruct.asking.online import Budget, Outcome, Taken, ask_chunk, listening
 from mmfuser_jax.mminstruct.asking.prices import Price
-from mmfuser_jax.mminstruct.project import ProjectError, Server
+from mmfuser_jax.mminstruct.config import Server
+from mmfuser_jax.mminstruct.project import ProjectError
 
 LOG = logging.getLogger(__name__)
 

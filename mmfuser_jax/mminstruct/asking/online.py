@@ -11,19 +11,30 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 
 from mmfuser_jax.mminstruct.asking.ask import Answer, Ask
-from mmfuser_jax.mminstruct.asking.endpoints import Endpoint
+from mmfuser_jax.mminstruct.asking.endpoints import AskingError, Endpoint
 from mmfuser_jax.mminstruct.asking.prices import Price, Tokens
 from mmfuser_jax.mminstruct.project import ProjectError
 
 LOG = logging.getLogger(__name__)
 
 
+FIRST = 8
+"""Questions after which, if none of them was answered, something is thought to be wrong with the server or the config."""
+
+
 class Budget:
     """Money: what was spent, what questions on their way may cost, and the limit."""
 
-    def __init__(self, price: Price, spent: float, limit: float | None) -> None:
+    def __init__(self, price: Price, spent: float, limit: float | None, picture: int = 1000) -> None:
+        """Arguments:
+        price: of tokens.
+        spent: so far, in US dollars.
+        limit: of all that is spent; None for none.
+        picture: tokens that one costs.
+        """
         self.spent = spent
         self._price = price
+        self._picture = picture
         self._limit = limit
         self._reserved = 0.0
 
@@ -37,7 +48,7 @@ class Budget:
 
     def most(self, ask: Ask) -> float:
         """The most that a question may cost, US dollars."""
-        return self._price.of(ask.at_most)
+        return self._price.of(ask.at_most(self._picture))
 
     def set_aside(self, usd: float) -> None:
         """Money for questions that are on their way since an earlier run; below 0 lets go of it."""
@@ -140,6 +151,8 @@ class _Asking:
         self._take = take
         self._outcome = Outcome()
         self._drawn = False
+        self._refused_money: Ask | None = None
+        self._in_vain: list[Answer] | None = []  # until something was of use
 
     def stop(self, name: str) -> None:
         """Lets no more questions go."""
@@ -155,7 +168,11 @@ class _Asking:
                 if running:
                     done, running = await asyncio.wait(running, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
                     self._write(done)
+                elif self._refused_money:
+                    self._outcome.stopped = "budget"
+                    self._refused_money = None
                 elif self._drawn or self._outcome.stopped:
+                    self._write_answers(self._in_vain or [])
                     return self._outcome
                 else:  # all endpoints rest
                     await asyncio.sleep(0.05)
@@ -167,13 +184,14 @@ class _Asking:
     def _started(self, asks: Iterator[Ask]) -> Iterator[asyncio.Task[Answer]]:
         """Sends as many questions as there is room for."""
         while not self._outcome.stopped and (endpoint := self._free_endpoint()):
-            ask = next(asks, None)
+            ask = self._refused_money or next(asks, None)
             if ask is None:
                 self._drawn = True
                 return
             if not self._budget.reserve(ask):
-                self._outcome.stopped = "budget"
+                self._refused_money = ask  # until those on their way have cost less than was set aside for them
                 return
+            self._refused_money = None
             endpoint.pace.running += 1
             yield asyncio.create_task(self._answer(ask, endpoint))
 
@@ -185,11 +203,25 @@ class _Asking:
         """Answers first: one of these tasks may have met what ends it all."""
         errors = [error for task in done if (error := task.exception())]
         answers = [task.result() for task in done if not task.exception()]
+        if self._in_vain is not None:
+            self._in_vain += answers
+            answers = []
+            if any(not answer.reason for answer in self._in_vain):
+                answers, self._in_vain = self._in_vain, None
+            elif len(self._in_vain) >= FIRST:
+                last = self._in_vain[-1]
+                raise AskingError(
+                    f"{self._endpoints[0].server.base_url}: none of the first {len(self._in_vain)} questions was answered "
+                    f"({last.reason}: {last.detail}); look at base_url, model and json_schema in project.yaml"
+                )
+        self._write_answers(answers)
+        if errors:
+            raise errors[0]
+
+    def _write_answers(self, answers: Sequence[Answer]) -> None:
         if answers:
             self._take([(answer, self._budget.pay(answer)) for answer in answers])
             self._outcome.asked += len(answers)
-        if errors:
-            raise errors[0]
 
     async def _answer(self, ask: Ask, endpoint: Endpoint) -> Answer:
         try:

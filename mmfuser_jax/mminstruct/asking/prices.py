@@ -16,6 +16,9 @@ HEAD = (
     "# US dollars for a million tokens. What stands here counts; a model that is missing is looked up once and added.\n"
 )
 
+SAMPLE = 1000
+"""Tokens whose price is looked up: some models cost more for a question of a million."""
+
 
 class PriceError(ValueError):
     """A model's price is not known; the message says where to write it."""
@@ -64,7 +67,9 @@ def price_of(model: str, folder: Path) -> Price:
             known[model] = _listed(model, path)
             files.write_text(path, HEAD + yaml.safe_dump(known, sort_keys=False))
         return Price(float(known[model]["input"]), float(known[model]["output"]))
-    except (yaml.YAMLError, TypeError, KeyError) as error:
+    except PriceError:
+        raise
+    except (yaml.YAMLError, TypeError, KeyError, ValueError) as error:
         raise PriceError(f"{path}: not models with input and output ({' '.join(str(error).split())})") from None
 
 
@@ -72,10 +77,15 @@ def _listed(model: str, path: Path) -> dict[str, float | str]:
     from genai_prices import Usage, calc_price
 
     try:
-        found = calc_price(Usage(input_tokens=1_000_000, output_tokens=1_000_000), model_ref=model)
+        found = calc_price(Usage(input_tokens=SAMPLE, output_tokens=SAMPLE), model_ref=model)
     except LookupError:
         entry = f"{model}: {{input: 0, output: 0}}"
         raise PriceError(f"no price is known of {model!r}; write one into {path}, such as: {entry}") from None
     source = f"genai-prices {metadata.version('genai-prices')}, {found.provider.id}"
     today = datetime.date.today().isoformat()
-    return {"input": float(found.input_price), "output": float(found.output_price), "source": source, "date": today}
+    return {
+        "input": float(found.input_price) * 1e6 / SAMPLE,
+        "output": float(found.output_price) * 1e6 / SAMPLE,
+        "source": source,
+        "date": today,
+    }

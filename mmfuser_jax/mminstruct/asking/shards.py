@@ -44,11 +44,13 @@ def merge(ledger: Ledger, other: Path) -> int:
       LedgerError: it is not there, of another version, or no ledger.
     """
     if not other.is_file():
-        raise LedgerError(f"{other}: no ledger there; give the file of a copy of this project")
+        raise LedgerError(f"{other}: no ledger there; --other is the folder of a copy of this project")
     marks = ", ".join("?" * len(PASSING))
     count = 0
     with Ledger(other) as copy, ledger.changes():
         for row in copy.rows(AnswerRow, f"reason NOT IN ({marks})", PASSING):
+            if row.image and ledger.image(row.image) is None:
+                raise LedgerError(f"{other}: is about pictures that this project does not have; run collect here first")
             before = ledger.row(AnswerRow, "key = ?", (row.key,))
             if before is None or before.reason in PASSING:
                 ledger.add_answer(dataclasses.replace(row, read=int(row.reason == "no_longer_asked")))

@@ -149,6 +149,7 @@ def _review(numbers: Mapping[str, Any], plots: Collection[str]) -> str:
             f"Nobody looked at {unseen:,} items of the set. Of the items that the program had no doubt of and that people "
             f"did look at, they changed or rejected {share}: expect about as much among those.\n"
         )
+    agreement = "".join(f"\nAgreement: {line}.\n" for line in numbers["agreement"])
     return f"""\
 {_titled("## Who looked at it", "review", plots)}
 
@@ -157,7 +158,7 @@ Of all items that the program did not refuse; shares are of those that people lo
 {_reviewed("domain", review["domain"])}
 {_reviewed("type", review["type"])}
 {_reviewed("the program said", review["state"])}
-{guess}"""
+{guess}{agreement}"""
 
 
 def _reviewed(title: str, groups: Mapping[str, Mapping[str, int]]) -> str:

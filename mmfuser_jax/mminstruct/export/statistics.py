@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from mmfuser_jax.mminstruct.config import Output
 from mmfuser_jax.mminstruct.export.selection import MADE, Selection
 from mmfuser_jax.mminstruct.ledger import Ledger
-from mmfuser_jax.mminstruct.project import Output
+from mmfuser_jax.mminstruct.review.agreement import agreements_of
 
 WRITTEN = "left_out = ''"
 
@@ -46,6 +47,7 @@ def statistics(selection: Selection, ledger: Ledger, output: Output) -> dict[str
         "refused": _ordered(refused),
         "rejected": _counts(selection, "why", "decision = 'rejected'"),
         "looked_at": selection.count(f"{WRITTEN} AND decision <> 'open'"),
+        "agreement": [str(agreement) for agreement in agreements_of(ledger)],
         "review": {name: _review(selection, name) for name in ("domain", "type", "state")},
         "letters": dict(sorted(_counts(selection, "answer", f"{WRITTEN} AND type = 'choice'").items())),
         "yes_no": _yes_no(selection),

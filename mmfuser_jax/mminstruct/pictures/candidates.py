@@ -12,9 +12,10 @@ from pathlib import Path
 
 from mmfuser_jax.data.records import RecordError
 from mmfuser_jax.data.sources import SourceSpec, open_source
+from mmfuser_jax.mminstruct.config import PictureSource
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.pictures.url_lists import read_list
-from mmfuser_jax.mminstruct.project import PictureSource, Project, ProjectError
+from mmfuser_jax.mminstruct.project import Project, ProjectError
 from mmfuser_jax.mminstruct.web.fetch import WebFile
 
 PICTURES = frozenset((".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
@@ -48,6 +49,20 @@ _opened = functools.cache(open_source)
 
 
 @dataclasses.dataclass(frozen=True)
+class BadRecord:
+    """Stands for the pictures of a record that cannot be used."""
+
+    reason: str
+    detail: str
+
+    def read(self) -> bytes:
+        """Raises:
+        RecordError: says why.
+        """
+        raise RecordError(self.detail, self.reason)
+
+
+@dataclasses.dataclass(frozen=True)
 class Candidate:
     """A picture that may be taken.
 
@@ -60,7 +75,7 @@ class Candidate:
       tags: words about it alone.
     """
 
-    file: Path | InRecord | WebFile
+    file: Path | InRecord | WebFile | BadRecord
     place: str
     stamp: str
     source: PictureSource
@@ -116,7 +131,8 @@ def _of_records(project: Project, source: PictureSource) -> Iterator[Candidate]:
     for index in range(len(records)):
         try:
             images = records[index].images
-        except RecordError:  # `launch/data.py audit` is for these
+        except RecordError as error:
+            yield Candidate(BadRecord(error.reason, str(error)), f"{source.records}#{index}", str(error), source)
             continue
         for position, image in enumerate(images):
             if isinstance(image, bytes):

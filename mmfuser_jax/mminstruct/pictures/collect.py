@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import itertools
 import logging
 import shutil
@@ -15,10 +16,11 @@ import numpy as np
 
 from mmfuser_jax.data.records import RecordError
 from mmfuser_jax.mminstruct import store
+from mmfuser_jax.mminstruct.config import Filters, PictureSource
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.pictures.candidates import INCOMING, Candidate, candidates
 from mmfuser_jax.mminstruct.pictures.inspection import READABLE, Inspected, inspect, nearest, read
-from mmfuser_jax.mminstruct.project import Filters, PictureSource, Project, ProjectError
+from mmfuser_jax.mminstruct.project import Project, ProjectError
 from mmfuser_jax.mminstruct.schema import Finding, ImageRow
 from mmfuser_jax.mminstruct.web.addresses import FetchError, host_of, is_allowed, parsed
 from mmfuser_jax.mminstruct.web.fetch import WebFile, fetch_all
@@ -62,6 +64,8 @@ def collect(project: Project, ledger: Ledger, workers: int = 1) -> None:
       ProjectError: there is no source, or not what the config says.
     """
     settings = project.config.collect
+    for left in project.images.glob("*/.*.tmp"):  # by runs that were killed
+        left.unlink()
     taking = _Taking(ledger, settings.filters.near)
     for sources in ([x for x in settings.sources if not x.pool], [x for x in settings.sources if x.pool]):
         waiting = _waiting(project, ledger, sources, workers)
@@ -89,7 +93,17 @@ def _waiting(project: Project, ledger: Ledger, sources: Sequence[PictureSource],
     for source in sources:
         for candidate in candidates(project, ledger, source, workers):
             found.setdefault(candidate.place, candidate)
-    return [candidate for candidate in found.values() if known.get(candidate.place) != candidate.stamp]
+    filters = project.config.collect.filters
+    stamped = (dataclasses.replace(x, stamp=_stamp_with(x, filters)) for x in found.values())
+    return [candidate for candidate in stamped if known.get(candidate.place) != candidate.stamp]
+
+
+def _stamp_with(candidate: Candidate, filters: Filters) -> str:
+    """Other filters look again at what is at hand; files of the web would have to be fetched again."""
+    if isinstance(candidate.file, WebFile):
+        return candidate.stamp
+    judged = filters.model_dump_json() if candidate.source.filtered else ""
+    return f"{candidate.stamp} {hashlib.sha256(judged.encode()).hexdigest()[:8]}"
 
 
 def _check_hosts(waiting: Sequence[Candidate], hosts: Sequence[str]) -> None:
@@ -164,6 +178,7 @@ class _Taking:
         finding = dataclasses.replace(finding, sha=inspected.sha)
         if first := self._ledger.image(inspected.sha):
             if first.origin == candidate.place:
+                self._decide_anew(first, candidate, inspected)
                 described = (*_described(candidate), first.sha)
                 self._ledger.query("UPDATE images SET licence = ?, tags = ? WHERE sha = ?", described)
             else:
@@ -174,6 +189,17 @@ class _Taking:
         self._ledger.add(row)
         self._ledger.add(finding, "OR REPLACE")
         if row.state == "kept":
+            self._remember(row)
+
+    def _decide_anew(self, first: ImageRow, candidate: Candidate, inspected: Inspected) -> None:
+        """What other filters say of a picture that is there; one that was kept is not compared with those that came later."""
+        row = self._row(candidate, inspected)
+        if first.state == "kept" and row.reason == "near_duplicate":
+            return
+        if first.state in ("kept", "dropped"):
+            values = (row.state, row.reason, row.twin, first.sha)
+            self._ledger.query("UPDATE images SET state = ?, reason = ?, twin = ? WHERE sha = ?", values)
+        if first.state == "dropped" and row.state == "kept":
             self._remember(row)
 
     def _row(self, candidate: Candidate, inspected: Inspected) -> ImageRow:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mmfuser_jax.data.images import open_image, opened
 from mmfuser_jax.data.records import RecordError
-from mmfuser_jax.mminstruct.project import Filters
+from mmfuser_jax.mminstruct.config import Filters
 from mmfuser_jax.prepare.pictures import read_picture
 
 SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif"}

@@ -18,12 +18,13 @@ from mmfuser_jax import hub
 from mmfuser_jax.data.images import open_image
 from mmfuser_jax.generate.engine import pad_rows
 from mmfuser_jax.mminstruct import store
+from mmfuser_jax.mminstruct.config import PictureSource
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.pictures.candidates import Candidate, pictures_of
 from mmfuser_jax.mminstruct.pictures.embeddings import embed
 from mmfuser_jax.mminstruct.pictures.encoder import Encoder, load_encoder
 from mmfuser_jax.mminstruct.pictures.sheet import COLUMNS, GAP, INK, KEPT, LABEL, SIDE
-from mmfuser_jax.mminstruct.project import PictureSource, Project, ProjectError
+from mmfuser_jax.mminstruct.project import Project, ProjectError
 from mmfuser_jax.mminstruct.schema import ImageRow
 from mmfuser_jax.model_folder import MODEL_FILE
 from mmfuser_jax.types import Array

@@ -70,7 +70,9 @@ class Keeping:
         found = list(checks.faults(item, checks.Expected(answer.language, seen, self._benchmark)))
         if hard := [fault for fault in found if fault not in DOUBTFUL]:
             return "refused", hard[0]
-        sql = "SELECT 1 FROM items WHERE question = ? AND domain = ? AND language = ? AND state = 'good' LIMIT 1 OFFSET ?"
+        sql = (
+            "SELECT 1 FROM items WHERE question = ? AND domain = ? AND language = ? AND state = 'good' LIMIT 1 OFFSET ?"
+        )
         if ledger.query(sql, (same, answer.domain, answer.language, self._most_same - 1)):
             return "refused", "overused"
         return ("doubtful", found[0]) if found else ("good", "")

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from mmfuser_jax.mminstruct.questions.items import Item
-from mmfuser_jax.mminstruct.questions.seed_questions import Domain, load_placeholders
+from mmfuser_jax.mminstruct.questions.seed_questions import Domain
 
 FOLDER = Path(__file__).parent / "prompts"
 
@@ -117,14 +117,8 @@ def examples(domain: Domain, kind: str, language: str, count: int, draw: random.
     seeds = [seed[language] for seed in domain.seeds[kind]]
     drawn = draw.sample(seeds, min(count, len(seeds)))
     names = sorted({name for seed in drawn for name in _FIELD.findall(seed)})
-    known = _placeholders()
-    meanings = "; ".join(f"{{{name}}}: {known[name][language]}" for name in names if name in known)
+    meanings = "; ".join(f"{{{name}}}: {domain.placeholders[name][language]}" for name in names)
     return "\n".join(f"- {seed}" for seed in drawn), meanings
-
-
-@functools.cache
-def _placeholders() -> dict[str, dict[str, str]]:
-    return load_placeholders()
 
 
 def format_words(prompt: Prompt, kind: str, as_json: bool) -> str:

@@ -7,7 +7,6 @@ choices. A file a domain in `seeds/`; every seed is one sentence in all language
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -52,13 +51,13 @@ class Domain:
       name: as in the paths of the release, "posters".
       title: language → what it is called in prompts.
       seeds: type → seed questions, each by language.
-      version: changes where a seed does.
+      placeholders: what `{names}` in them stand for, by language.
     """
 
     name: str
     title: Mapping[str, str]
     seeds: Mapping[str, tuple[Mapping[str, str], ...]]
-    version: str
+    placeholders: Mapping[str, Mapping[str, str]]
 
 
 def load_domains(folder: Path = FOLDER) -> dict[str, Domain]:
@@ -70,7 +69,8 @@ def load_domains(folder: Path = FOLDER) -> dict[str, Domain]:
     faults = list(lint(folder))
     if faults:
         raise SeedError("\n".join(faults))
-    return {path.stem: _domain(path) for path in _files(folder)}
+    known = load_placeholders(folder)
+    return {path.stem: _domain(path, known) for path in _files(folder)}
 
 
 def domain_names(folder: Path = FOLDER) -> list[str]:
@@ -79,8 +79,12 @@ def domain_names(folder: Path = FOLDER) -> list[str]:
 
 
 def load_placeholders(folder: Path = FOLDER) -> dict[str, dict[str, str]]:
-    """Placeholder → what it stands for, by language."""
-    return _read(folder / f"{PLACEHOLDERS}.yaml")
+    """Placeholder → what it stands for, by language; the program's own where the folder has no file of them."""
+    path = folder / f"{PLACEHOLDERS}.yaml"
+    found = _read(path if path.exists() else FOLDER / f"{PLACEHOLDERS}.yaml")
+    if not isinstance(found, dict):
+        raise SeedError(f"{path}: needs names of placeholders with their meanings")
+    return found
 
 
 def _files(folder: Path) -> list[Path]:
@@ -94,10 +98,9 @@ def _read(path: Path) -> Any:
         raise SeedError(f"{path}: not YAML ({' '.join(str(error).split())})") from None
 
 
-def _domain(path: Path) -> Domain:
+def _domain(path: Path, known: Mapping[str, Mapping[str, str]]) -> Domain:
     fields = _read(path)
-    version = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-    return Domain(path.stem, fields["domain"], {kind: tuple(fields[kind]) for kind in TYPES}, version)
+    return Domain(path.stem, fields["domain"], {kind: tuple(fields[kind]) for kind in TYPES}, known)
 
 
 def lint(folder: Path = FOLDER) -> Iterator[str]:

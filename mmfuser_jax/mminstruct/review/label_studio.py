@@ -57,6 +57,10 @@ class LabelStudioError(ValueError):
     """A file is not what Label Studio exports; the message names the file and what is wrong with it."""
 
 
+AT_A_TIME = 100
+"""Verdicts that are written in one change of the ledger."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Written:
     """What was written.
@@ -197,22 +201,29 @@ def read_tasks(ledger: Ledger, path: Path, reviewer: str = "") -> Imported:
         raise LabelStudioError(f"{path}: has annotations of several people ({names}); leave the reviewer's name out")
     counts: Counter[str] = Counter()
     errors = []
-    with ledger.changes():
-        for label, name, annotation in annotations:
-            if annotation.get("was_cancelled"):
-                counts["cancelled"] += 1
-                continue
-            try:
-                verdict = _verdict(ledger, name, annotation, reviewer or _person(annotation))
-            except ValueError as error:
-                errors.append(f"{path}: {label}: {error}")
-                continue
-            if verdict in verdicts_of(ledger, verdict.item):
-                counts["unchanged"] += 1
-            else:
-                ledger.add(verdict)
-                counts[verdict.verdict] += 1
+    for start in range(0, len(annotations), AT_A_TIME):  # so that others who write need not wait long
+        with ledger.changes():
+            for label, name, annotation in annotations[start : start + AT_A_TIME]:
+                try:
+                    counts[_take(ledger, name, annotation, reviewer or _person(annotation))] += 1
+                except ValueError as error:
+                    errors.append(f"{path}: {label}: {error}")
     return Imported(dict(counts), tuple(errors))
+
+
+def _take(ledger: Ledger, name: Any, annotation: Any, reviewer: str) -> str:
+    """Writes an annotation's verdict down; what it is counted as.
+
+    Raises:
+      ValueError: it is none.
+    """
+    if annotation.get("was_cancelled"):
+        return "cancelled"
+    verdict = _verdict(ledger, name, annotation, reviewer)
+    if verdict in verdicts_of(ledger, verdict.item):
+        return "unchanged"
+    ledger.add(verdict)
+    return verdict.verdict
 
 
 def _annotations(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:

@@ -8,8 +8,8 @@ import time
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 
+from mmfuser_jax.mminstruct.config import Review
 from mmfuser_jax.mminstruct.ledger import Ledger
-from mmfuser_jax.mminstruct.project import Review
 from mmfuser_jax.mminstruct.review.agreement import Agreement, agreements, votes
 from mmfuser_jax.mminstruct.review.decisions import UNDONE, decision, standing, verdicts_of
 from mmfuser_jax.mminstruct.review.sampling import Planned, plan

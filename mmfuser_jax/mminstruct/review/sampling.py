@@ -7,8 +7,8 @@ from collections import defaultdict
 from sys import intern
 from typing import NamedTuple
 
+from mmfuser_jax.mminstruct.config import Review
 from mmfuser_jax.mminstruct.ledger import Ledger
-from mmfuser_jax.mminstruct.project import Review
 from mmfuser_jax.mminstruct.schema import ItemRow
 
 

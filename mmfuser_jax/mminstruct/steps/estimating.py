@@ -60,7 +60,7 @@ def estimate(project: Project, ledger: Ledger) -> list[Foretold]:
     """
     found = [_of_step(project, ledger, name) for name in ("caption", "generate", "expand")]
     if any("judge" in server.steps for server in project.config.servers):
-        found.append(_of_judge(project, ledger, found[1].asks))
+        found.append(_of_judge(project, ledger, found[1].asks, found[2].asks))
     with ledger.changes():
         for x in found:
             asked, usd = ledger.asked(x.step)
@@ -70,19 +70,20 @@ def estimate(project: Project, ledger: Ledger) -> list[Foretold]:
 
 def _of_step(project: Project, ledger: Ledger, name: str) -> Foretold:
     step = step_of(project, name, CAPTION)
+    picture = max((server.picture_tokens for server in project.config.servers if name in server.steps), default=0)
     count, sample = 0, list[Tokens]()
-    for subject, before in waiting(step, ledger):
+    for x in waiting(step, ledger):
         count += 1
         if len(sample) < SAMPLE:
-            sample.append(step.ask(ledger, subject, before).at_most)
+            sample.append(step.ask(ledger, x.subject, x.before).at_most(picture))
     return _foretold(project, ledger, name, count, sample, step.repairs)
 
 
-def _of_judge(project: Project, ledger: Ledger, generated: int) -> Foretold:
+def _of_judge(project: Project, ledger: Ledger, generated: int, expanded: int) -> Foretold:
     """About every item that is there, and those that answers to so many more questions will give."""
-    there = sum(1 for _ in Judge(domains_of(project)).asks(ledger))
+    there = sum(1 for _ in Judge(domains_of(project)).images(ledger))
     typical = Tokens(len(CAPTION) // 3 + 1200, TOKENS)
-    return _foretold(project, ledger, "judge", there + COUNT * generated, [typical], 0)
+    return _foretold(project, ledger, "judge", there + COUNT * generated + expanded, [typical], 0)
 
 
 def _foretold(
@@ -92,11 +93,13 @@ def _foretold(
     if not count:
         return Foretold(name, 0, 0.0, 0.0, False)
     most = sum(map(price.of, sample)) / len(sample)
-    asked, spent = ledger.asked(name)
-    measured = asked >= MEASURED
+    answered, spent = ledger.answered(name)
+    measured = answered >= MEASURED
     typical = [Tokens(round(x.input * READ), round(x.output * WRITTEN)) for x in sample]
-    each = spent / asked if measured else sum(map(price.of, typical)) / len(sample)
-    return Foretold(name, count, (1 + AGAIN * bool(repairs)) * count * each, (1 + repairs) * count * most, measured)
+    each = spent / answered if measured else sum(map(price.of, typical)) / len(sample)
+    return Foretold(
+        name, count, (1 + AGAIN * bool(repairs)) * count * each, (1 + 2 * repairs) * count * most, measured
+    )  # what mends may be twice as long
 
 
 def print_estimate(foretold: list[Foretold]) -> None:

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 
 from mmfuser_jax.data.records import RecordError
 from mmfuser_jax.mminstruct import store
+from mmfuser_jax.mminstruct.config import PublicSet
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.pictures.inspection import inspect, read
-from mmfuser_jax.mminstruct.project import Project, ProjectError, PublicSet
+from mmfuser_jax.mminstruct.project import Project, ProjectError
 from mmfuser_jax.mminstruct.public_sets import FORMATS, Found, Imported, Unusable
 from mmfuser_jax.mminstruct.questions.items import as_body
 from mmfuser_jax.mminstruct.questions.keeping import item_id, same_key, shuffled

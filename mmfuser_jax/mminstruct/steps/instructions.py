@@ -125,6 +125,6 @@ def _missing(have: list[Item], kind: str) -> Counter[str]:
 
 def faults_of(ledger: Ledger, answer: AnswerRow) -> str:
     """What was wrong with an answer, as lines of a prompt."""
-    refused = list(ledger.rows(ItemRow, "answer = ? AND state = 'refused'", (answer.key,)))
+    refused = list(ledger.rows(ItemRow, "image = ? AND answer = ? AND state = 'refused'", (answer.image, answer.key)))
     lines = [f"- {MEANINGS[row.reason]}: {row.body[:200]}" for row in refused[:FAULTS]]
     return fenced("\n".join(lines) or f"- {MEANINGS[answer.reason or 'too_few']}")

@@ -28,15 +28,22 @@ class Judge:
 
     def asks(self, ledger: Ledger) -> Iterator[Ask]:
         """A question about every good item without an opinion; again, where it failed for a passing reason."""
-        marks = ", ".join("?" * len(PASSING))
-        sql = (
-            "SELECT id FROM items WHERE state = 'good' AND step IN ('generate', 'expand') AND NOT EXISTS "
-            f"(SELECT 1 FROM answers WHERE about = items.id AND reason NOT IN ({marks})) ORDER BY rowid"
-        )
-        for (name,) in ledger.query(sql, PASSING):
+        for name, _ in self._waiting(ledger):
             row = ledger.row(ItemRow, "id = ?", (name,))
             assert row is not None
             yield self._ask(ledger, row)
+
+    def images(self, ledger: Ledger) -> Iterator[str]:
+        """SHA-256 of the picture of each of these questions."""
+        return (image for _, image in self._waiting(ledger))
+
+    def _waiting(self, ledger: Ledger) -> list[tuple[str, str]]:
+        marks = ", ".join("?" * len(PASSING))
+        sql = (
+            "SELECT id, image FROM items WHERE state = 'good' AND step IN ('generate', 'expand') AND NOT EXISTS "
+            f"(SELECT 1 FROM answers WHERE about = items.id AND reason NOT IN ({marks})) ORDER BY rowid"
+        )
+        return [(name, image) for name, image in ledger.query(sql, PASSING)]
 
     def _ask(self, ledger: Ledger, row: ItemRow) -> Ask:
         prompt = load_prompt(self.name, row.language)
@@ -56,4 +63,6 @@ class Judge:
         if reason := failure(answer) or ("" if truth else "no_opinion"):
             fail(ledger, answer, reason)
         elif truth == "no":
-            ledger.query("UPDATE items SET state = 'doubtful', reason = 'judge' WHERE id = ?", (answer.about,))
+            ledger.query(
+                "UPDATE items SET state = 'doubtful', reason = 'judge' WHERE id = ? AND state = 'good'", (answer.about,)
+            )

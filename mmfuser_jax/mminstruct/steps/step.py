@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from mmfuser_jax.mminstruct.asking.ask import Ask
@@ -12,8 +12,8 @@ from mmfuser_jax.mminstruct.asking.endpoints import PASSING
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.schema import AnswerRow, ImageRow
 
-HOPELESS = ("content_filter", "refused_by_server")
-"""Reasons for which a question is not asked in other words."""
+FINAL = ("content_filter", "refused_by_server")
+"""Reasons for which a question is not asked in other words; unless the project has changed, and with it the question."""
 
 
 BATCH = 100
@@ -76,12 +76,41 @@ def images(ledger: Ledger) -> Iterator[ImageRow]:
         yield image
 
 
-def waiting(step: Step, ledger: Ledger) -> Iterator[tuple[Subject, AnswerRow | None]]:
-    """Subjects that are to be asked about now, each with the answer that is to be mended; None for the first question.
+@dataclasses.dataclass(frozen=True)
+class Waiting:
+    """A question that is to be asked.
 
-    A question that failed for a reason that passes is asked again. What was answered under an older prompt stays.
+    Attributes:
+      subject: what it is about.
+      before: the answer that it is to mend; None for the first question.
+      depth: how many answers came before.
+      tried: whether it was asked before, and failed for a reason that may have passed.
     """
-    for image in images(ledger):
+
+    subject: Subject
+    before: AnswerRow | None
+    depth: int
+    tried: bool
+
+
+def waiting(step: Step, ledger: Ledger, mine: Callable[[str], bool] = lambda sha: True) -> Iterator[Waiting]:
+    """What is to be asked now: the first questions of all subjects, and only once these were asked, those that mend.
+
+    So the ledger comes to the same, wherever a run was killed. A question that failed for a reason that passes is asked again.
+    What was answered under an older prompt stays.
+
+    Args:
+      step: which asks.
+      ledger: knows the answers.
+      mine: whether a picture, by its SHA-256, is to be asked about here.
+    """
+    untried = (x.depth for x in _waiting(step, ledger, mine) if not x.tried)
+    lowest = min(untried, default=step.repairs)
+    return (x for x in _waiting(step, ledger, mine) if x.tried or x.depth == lowest)
+
+
+def _waiting(step: Step, ledger: Ledger, mine: Callable[[str], bool]) -> Iterator[Waiting]:
+    for image in (image for image in images(ledger) if mine(image.sha)):
         answers = list(ledger.rows(AnswerRow, "image = ? AND step = ?", (image.sha, step.name)))
         for subject in step.subjects(ledger, image):
             about = {x.about: x for x in answers if (x.kind, x.language) == (subject.kind, subject.language)}
@@ -89,30 +118,41 @@ def waiting(step: Step, ledger: Ledger) -> Iterator[tuple[Subject, AnswerRow | N
                 yield found
 
 
-def _next(
-    step: Step, ledger: Ledger, subject: Subject, about: dict[str, AnswerRow]
-) -> tuple[Subject, AnswerRow | None] | None:
+def _next(step: Step, ledger: Ledger, subject: Subject, about: dict[str, AnswerRow]) -> Waiting | None:
     before: AnswerRow | None = None
-    for _ in range(step.repairs + 1):
+    for depth in range(step.repairs + 1):
         answer = about.get(before.key if before else "")
         if answer is None or answer.reason in PASSING:
-            return (subject, before) if before is None or step.wanting(ledger, subject) else None
-        if answer.reason in HOPELESS or not answer.read:
+            wanted = before is None or step.wanting(ledger, subject)
+            return Waiting(subject, before, depth, answer is not None) if wanted else None
+        if not answer.read:
             return None
+        if answer.reason in FINAL:
+            changed = step.ask(ledger, subject, before).key(answer.model) != answer.key
+            return Waiting(subject, before, depth, True) if changed else None
         before = answer
     return None
 
 
-def asks(step: Step, ledger: Ledger) -> Iterator[Ask]:
-    """Their questions."""
-    for subject, before in waiting(step, ledger):
-        yield step.ask(ledger, subject, before)
+def asks(step: Step, ledger: Ledger, mine: Callable[[str], bool]) -> Iterator[Ask]:
+    """Their questions; arguments as of `waiting`."""
+    return (step.ask(ledger, x.subject, x.before) for x in waiting(step, ledger, mine))
 
 
 def read_all(step: Reader, ledger: Ledger) -> None:
-    """Reads the answers that were not yet, always in the same order: what is a repetition does not depend on the server."""
-    sql = "SELECT key FROM answers WHERE step = ? AND read = 0 ORDER BY image, kind, language, key"
-    keys = [key for (key,) in ledger.query(sql, (step.name,))]
+    """Reads the answers that were not yet, always in the same order: what is a repetition does not depend on the server.
+
+    First questions come first, then those that mended what was read.
+    """
+    sql = (
+        "SELECT key FROM answers AS mine WHERE step = ? AND read = 0 AND NOT EXISTS "
+        "(SELECT 1 FROM answers AS mended WHERE mended.key = mine.about AND mended.read = 0) ORDER BY image, kind, language, key"
+    )
+    while keys := [key for (key,) in ledger.query(sql, (step.name,))]:
+        _read_keys(step, ledger, keys)
+
+
+def _read_keys(step: Reader, ledger: Ledger, keys: Sequence[str]) -> None:
     for start in range(0, len(keys), BATCH):
         with ledger.changes():
             for key in keys[start : start + BATCH]:

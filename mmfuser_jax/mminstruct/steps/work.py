@@ -9,15 +9,16 @@ from mmfuser_jax.locks import locked
 from mmfuser_jax.mminstruct import store
 from mmfuser_jax.mminstruct.asking.ask import Answer, Ask
 from mmfuser_jax.mminstruct.asking.batch_files import ask_in_files
-from mmfuser_jax.mminstruct.asking.endpoints import Endpoint
+from mmfuser_jax.mminstruct.asking.endpoints import PASSING, Endpoint
 from mmfuser_jax.mminstruct.asking.on_ray import ask_on_ray
 from mmfuser_jax.mminstruct.asking.online import Budget, Outcome, ask_all
 from mmfuser_jax.mminstruct.asking.prices import Price, price_of
 from mmfuser_jax.mminstruct.asking.shards import in_shard
+from mmfuser_jax.mminstruct.config import Server
 from mmfuser_jax.mminstruct.ledger import Ledger
-from mmfuser_jax.mminstruct.project import Project, ProjectError, Server
+from mmfuser_jax.mminstruct.project import Project, ProjectError
 from mmfuser_jax.mminstruct.questions.benchmarks import benchmark_questions
-from mmfuser_jax.mminstruct.questions.seed_questions import Domain, load_domains
+from mmfuser_jax.mminstruct.questions.seed_questions import Domain, SeedError, domain_names, load_domains
 from mmfuser_jax.mminstruct.steps.captions import Captions
 from mmfuser_jax.mminstruct.steps.conversations import Conversations
 from mmfuser_jax.mminstruct.steps.instructions import Instructions
@@ -33,6 +34,10 @@ class StoppedError(RuntimeError):
     """A step ended before everything was asked; the message says why, and how to go on."""
 
 
+WHOLE = "0/1"
+"""All pictures, as the part of one machine."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Way:
     """How questions are asked.
@@ -42,7 +47,7 @@ class Way:
       ray: processes of a Ray cluster that ask; 0 for this one.
     """
 
-    shard: str = "0/1"
+    shard: str = WHOLE
     ray: int = 0
 
     def mine(self, sha: str) -> bool:
@@ -66,7 +71,7 @@ def servers_of(project: Project, name: str) -> list[Server]:
     servers = [server for server in project.config.servers if name in server.steps]
     if not servers:
         raise ProjectError(f"{project.folder}/project.yaml: servers: none for {name}; add one with base_url and model")
-    for field in ("model", "batch", "json_schema"):
+    for field in ("model", "batch", "json_schema", "picture_tokens"):
         values = {getattr(server, field) for server in servers}
         if len(values) > 1:
             said = " and ".join(sorted(map(str, values)))
@@ -85,7 +90,7 @@ def step_of(project: Project, name: str, caption: str = "") -> Step:
     domains = domains_of(project)
     if name == "caption":
         return Captions(project, domains)
-    as_json = servers_of(project, name)[0].json_schema
+    as_json = all(server.json_schema for server in project.config.servers if name in server.steps)
     kind = Instructions if name == "generate" else Conversations
     return kind(project, domains, benchmark_questions(project), as_json, caption)
 
@@ -96,8 +101,15 @@ def domains_of(project: Project) -> dict[str, Domain]:
     Raises:
       SeedError: these cannot be used.
     """
-    folder = project.config.generate.seeds
-    return load_domains() | (load_domains(project.path(folder)) if folder else {})
+    known = load_domains()
+    if not project.config.generate.seeds:
+        return known
+    folder = project.path(project.config.generate.seeds)
+    if not folder.is_dir():
+        raise SeedError(f"{folder}: no such folder of seed questions (generate.seeds)")
+    if unknown := sorted(set(domain_names(folder)) - set(known)):
+        raise SeedError(f"{folder}: no domain is called {', '.join(unknown)}; there are {', '.join(known)}")
+    return known | load_domains(folder)
 
 
 def work(project: Project, ledger: Ledger, name: str, way: Way = Way()) -> None:
@@ -108,26 +120,43 @@ def work(project: Project, ledger: Ledger, name: str, way: Way = Way()) -> None:
       ProjectError, AskingError, SeedError, PriceError: nothing can be asked; the message says what to change.
     """
     step = step_of(project, name)
+    if any(name in server.steps for server in project.config.servers):
+        servers_of(project, name)  # mistakes are said even where there is nothing to ask
+    if way.shard != WHOLE and any(server.batch for server in project.config.servers):
+        raise ProjectError(
+            "--shard is for machines that ask themselves; with batch: true one machine sends all questions"
+        )
     with locked(project.folder):
         for _ in range(step.repairs + 1):
             read_all(step, ledger)
-            total = sum(way.mine(subject.image.sha) for subject, _ in waiting(step, ledger))
+            total = sum(1 for _ in waiting(step, ledger, way.mine))
             if not total:
                 break
-            mine = (ask for ask in asks(step, ledger) if way.mine(ask.image))
-            ask_servers(project, ledger, name, mine, total, way)
-        read_all(step, ledger)
+            try:
+                ask_servers(project, ledger, name, asks(step, ledger, way.mine), total, way)
+            finally:  # what was paid for becomes items, whatever ended it
+                read_all(step, ledger)
         if name in ("generate", "expand") and any("judge" in server.steps for server in project.config.servers):
             _judge(project, ledger, way)
+    marks = ", ".join("?" * len(PASSING))
+    sql = f"SELECT count(*), max(detail) FROM answers WHERE step = ? AND reason IN ({marks})"
+    ((failed, detail),) = ledger.query(sql, (name, *PASSING))
+    if failed:
+        raise StoppedError(
+            f"{name}: {failed:,} questions had no answer ({detail}); run it again when the server has time"
+        )
 
 
 def _judge(project: Project, ledger: Ledger, way: Way) -> None:
     judge = Judge(domains_of(project))
     read_all(judge, ledger)
-    mine = [ask for ask in judge.asks(ledger) if way.mine(ask.image)]
-    if mine:
-        ask_servers(project, ledger, judge.name, mine, len(mine), way)
-        read_all(judge, ledger)
+    total = sum(way.mine(image) for image in judge.images(ledger))
+    if total:
+        try:
+            mine = (ask for ask in judge.asks(ledger) if way.mine(ask.image))
+            ask_servers(project, ledger, judge.name, mine, total, way)
+        finally:
+            read_all(judge, ledger)
 
 
 def ask_servers(
@@ -139,7 +168,9 @@ def ask_servers(
       StoppedError: see `work`.
     """
     servers = servers_of(project, name)
-    budget = Budget(step_price(project, servers[0]), ledger.spent(), project.config.budget_usd)
+    budget = Budget(
+        step_price(project, servers[0]), ledger.spent(), project.config.budget_usd, servers[0].picture_tokens
+    )
     before = budget.spent
     side = min(server.picture_side for server in servers)
 

@@ -19,7 +19,7 @@ import httpx2
 from aiolimiter import AsyncLimiter
 
 from mmfuser_jax import files
-from mmfuser_jax.mminstruct.project import Collect
+from mmfuser_jax.mminstruct.config import Collect
 from mmfuser_jax.mminstruct.web.addresses import FetchError, host_of, is_allowed, parsed
 from mmfuser_jax.mminstruct.web.robots import Rules
 from mmfuser_jax.mminstruct.web.web_client import WebClient

@@ -10,7 +10,7 @@ from importlib import metadata
 import httpcore2
 import httpx2
 
-from mmfuser_jax.mminstruct.project import Collect
+from mmfuser_jax.mminstruct.config import Collect
 from mmfuser_jax.mminstruct.web.addresses import CheckedNetwork, FetchError, parsed
 from mmfuser_jax.mminstruct.web.robots import AGENT, opted_out
 
