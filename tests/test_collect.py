@@ -161,6 +161,35 @@ def map_rows_after(project):
     return map_rows(project)
 
 
+def test_other_filters_decide_anew_of_what_is_at_hand(tmp_path, pictures):
+    project = project_of(tmp_path, pictures)
+    run(project)
+    before = {row.origin.rpartition("/")[2]: row.reason for row in map_rows(project)}
+    assert before["e_too_small.png"] == "too_small"
+    path = project.folder / CONFIG
+    text = path.read_text()
+    path.write_text(text.replace("min_side: 64", "min_side: 20").replace("near: 4", "near: -1"))
+    run(Project(project.folder))
+    after = {row.origin.rpartition("/")[2]: row.reason for row in map_rows(project)}
+    assert {name for name in before if before[name] != after[name]} == {"e_too_small.png", "c_near_duplicate.jpg"}
+    assert after["e_too_small.png"] == after["c_near_duplicate.jpg"] == ""
+    path.write_text(text)
+    assert {row.origin.rpartition("/")[2]: row.reason for row in map_rows_after(Project(project.folder))}[
+        "e_too_small.png"
+    ] == "too_small"
+
+
+@pytest.mark.parametrize("name", ["a b, c", "{d} [e]", "quote ' and #", "long " * 30, "海报"])
+def test_a_project_is_made_of_any_folder(tmp_path, name):
+    folder = tmp_path / name.strip()
+    folder.mkdir()
+    scene(1).save(folder / "one.png")
+    init_project(tmp_path / "project", name, "posters", folder)
+    project = Project(tmp_path / "project")
+    assert project.config.name == name
+    assert [row.origin for row in map_rows_after(project)] == [str(folder / "one.png")]
+
+
 def test_a_source_may_take_bad_pictures(tmp_path, pictures):
     project = project_of(tmp_path, pictures, **{"{domain: posters,": "{domain: image_quality, filtered: false,"})
     states = {row.state for row in map_rows_after(project)}
