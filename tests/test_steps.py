@@ -25,7 +25,7 @@ from mmfuser_jax.mminstruct.questions.items import LETTERS, Item, from_body
 from mmfuser_jax.mminstruct.questions.keeping import shuffled
 from mmfuser_jax.mminstruct.questions.seed_questions import load_domains
 from mmfuser_jax.mminstruct.reasons import MEANINGS as REASONS
-from mmfuser_jax.mminstruct.schema import AnswerRow, ItemRow, Texts
+from mmfuser_jax.mminstruct.schema import AnswerRow, Batch, ItemRow, Texts
 from mmfuser_jax.mminstruct.steps.captions import caption_of
 from mmfuser_jax.mminstruct.steps.estimating import estimate
 from mmfuser_jax.mminstruct.steps.work import StoppedError, Way, work
@@ -669,3 +669,26 @@ def test_mistakes_with_seeds_and_keys_are_named(tmp_path):
             with pytest.raises(ValueError, match=match) as error:
                 run(Project(project.folder), "generate")
             assert "SECRET" not in str(error.value)
+
+
+def test_questions_before_captions_are_told_what_is_missing(tmp_path, caplog):
+    with FakeServer(fake_model.reply) as server:
+        project = project_of(tmp_path, server, 1)
+        with caplog.at_level("WARNING", "mmfuser_jax"):
+            run(project, "generate")
+        assert "generate: no picture has a caption yet; run caption first" in caplog.text
+        caplog.clear()
+        run(project)
+    assert "no picture has a caption" not in caplog.text
+
+
+@pytest.mark.parametrize(("batch", "step"), [(False, "caption"), (True, "generate"), (False, "generate")])
+def test_files_on_their_way_are_taken_first(tmp_path, batch, step):
+    with FakeServer(fake_model.reply) as server:
+        project = project_of(tmp_path, server, 1, batch=batch, patience=0.001)
+        with Ledger(project.ledger) as ledger:
+            keys = json.dumps({"step": step, "usd": {"a": 0.1}})
+            ledger.add(Batch("file1", server.base_url, "", keys, "sent"))
+        with pytest.raises(ProjectError, match=f"take their answers first: {step}, with batch: true"):
+            run(project, "caption")
+        assert not server.bodies

@@ -8,7 +8,6 @@ import dataclasses
 import os
 import random
 import time
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import openai
@@ -17,6 +16,7 @@ from aiolimiter import AsyncLimiter
 from mmfuser_jax.mminstruct.asking.ask import Answer, Ask
 from mmfuser_jax.mminstruct.asking.prices import Tokens
 from mmfuser_jax.mminstruct.config import Server
+from mmfuser_jax.mminstruct.retry_after import seconds_of
 
 ATTEMPTS = 6
 """Times that a question is asked while the server is busy or not there."""
@@ -26,6 +26,9 @@ AGAIN = (openai.RateLimitError, openai.InternalServerError, openai.APIConnection
 
 HOPELESS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 """Errors that all questions would meet: a wrong key, model or address."""
+
+LONGEST_WAIT = 600.0
+"""Seconds that a server may ask for."""
 
 NO_MONEY = 402
 """Status of a server whose account has run out."""
@@ -114,11 +117,11 @@ class Endpoint:
             except AGAIN as error:
                 wait = min(60.0, 0.5 * 2**attempt) * (0.5 + random.random())
                 asked_for = _retry_after(error)
-                self.pace.pushed_back(began, asked_for or 0.0)
+                self.pace.pushed_back(began, asked_for)
                 failed = "busy" if isinstance(error, openai.APIStatusError) else "unreachable"
                 answer = Answer(ask, server.model, reason=failed, detail=short(error), attempts=attempt)
                 if attempt < ATTEMPTS:
-                    await asyncio.sleep(max(wait * server.patience, asked_for or 0.0))
+                    await asyncio.sleep(max(wait * server.patience, asked_for))
             except openai.APIError as error:  # this question is at fault, or its answer cannot be read
                 if getattr(error, "status_code", 0) == NO_MONEY:
                     raise AskingError(f"{server.base_url}, model {server.model}: {short(error)}") from None
@@ -192,19 +195,7 @@ def short(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
-def _retry_after(error: Exception) -> float | None:
+def _retry_after(error: Exception) -> float:
     """Seconds that the server asks to wait."""
     headers = getattr(getattr(error, "response", None), "headers", {})
-    return seconds_of(headers.get("retry-after", ""))
-
-
-def seconds_of(text: str) -> float | None:
-    """Of a Retry-After: a number, or a date; 600 at most, None for neither."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            seconds = parsedate_to_datetime(text).timestamp() - time.time()
-        except (TypeError, ValueError):
-            return None
-    return min(600.0, max(0.0, seconds))
+    return min(LONGEST_WAIT, seconds_of(headers.get("retry-after", "")))

@@ -61,7 +61,7 @@ def collect(project: Project, ledger: Ledger, workers: int = 1) -> None:
     rest.
 
     Raises:
-      ProjectError: there is no source, or not what the config says.
+      ProjectError: a source is not what the config says.
     """
     settings = project.config.collect
     for left in project.images.glob("*/.*.tmp"):  # by runs that were killed

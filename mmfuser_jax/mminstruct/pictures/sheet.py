@@ -38,7 +38,9 @@ def draw_sheet(ledger: Ledger, images: Path, path: Path) -> None:
         draw.text((GAP, top), title, INK, ImageFont.load_default(14))
         for index, row in enumerate(rows):
             left = GAP + index % COLUMNS * (SIDE + GAP)
-            _draw(page, draw, row, images, left, top + 2 * LABEL - GAP + index // COLUMNS * (SIDE + LABEL + GAP))
+            place = left, top + 2 * LABEL - GAP + index // COLUMNS * (SIDE + LABEL + GAP)
+            label, colour = row.reason.replace("_", " ") or row.sha[:10], KEPT if row.state == "kept" else DROPPED
+            draw_cell(page, store.place(images, row.sha, row.suffix), label, colour, place)
         top += height
     page.save(path)
 
@@ -48,9 +50,20 @@ def _spread(rows: Sequence[ImageRow], count: int) -> Sequence[ImageRow]:
     return [rows[index * len(rows) // min(count, len(rows))] for index in range(min(count, len(rows)))]
 
 
-def _draw(page: Image.Image, draw: ImageDraw.ImageDraw, row: ImageRow, images: Path, left: int, top: int) -> None:
-    picture = open_image(store.place(images, row.sha, row.suffix))
+def draw_cell(page: Image.Image, file: Path, label: str, colour: tuple[int, int, int], place: tuple[int, int]) -> None:
+    """Draws a picture in a frame, with words below.
+
+    Args:
+      page: that it is drawn on.
+      file: of the picture.
+      label: the words.
+      colour: of the frame.
+      place: left and top, in pixels.
+    """
+    left, top = place
+    draw = ImageDraw.Draw(page)
+    picture = open_image(file)
     picture.thumbnail((SIDE - 4, SIDE - 4))
     page.paste(picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2))
-    draw.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), outline=KEPT if row.state == "kept" else DROPPED)
-    draw.text((left, top + SIDE + 1), row.reason.replace("_", " ") or row.sha[:10], INK, ImageFont.load_default(11))
+    draw.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), outline=colour)
+    draw.text((left, top + SIDE + 1), label, INK, ImageFont.load_default(11))

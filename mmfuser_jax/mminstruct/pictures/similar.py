@@ -12,10 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from mmfuser_jax import hub
-from mmfuser_jax.data.images import open_image
 from mmfuser_jax.generate.engine import pad_rows
 from mmfuser_jax.mminstruct import store
 from mmfuser_jax.mminstruct.config import PictureSource
@@ -23,7 +22,7 @@ from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.pictures.candidates import Candidate, pictures_of
 from mmfuser_jax.mminstruct.pictures.embeddings import embed
 from mmfuser_jax.mminstruct.pictures.encoder import Encoder, load_encoder
-from mmfuser_jax.mminstruct.pictures.sheet import COLUMNS, GAP, INK, KEPT, LABEL, SIDE
+from mmfuser_jax.mminstruct.pictures.sheet import COLUMNS, GAP, INK, KEPT, LABEL, SIDE, draw_cell
 from mmfuser_jax.mminstruct.project import Project, ProjectError
 from mmfuser_jax.mminstruct.schema import ImageRow
 from mmfuser_jax.model_folder import MODEL_FILE
@@ -213,18 +212,8 @@ def draw_matches(rows: Sequence[Sequence[Match]], images: Path, path: Path) -> N
     page = Image.new("RGB", (GAP + columns * (SIDE + GAP), GAP + len(chosen) * height), "white")
     for line, row in enumerate(chosen):
         like, top = row[0].like, GAP + line * height
-        _draw(page, store.place(images, like.sha, like.suffix), like.sha[:10], KEPT, (GAP, top))
+        draw_cell(page, store.place(images, like.sha, like.suffix), like.sha[:10], KEPT, (GAP, top))
         for column, match in enumerate(row[: COLUMNS - 1], 1):
             place = GAP + column * (SIDE + GAP), top
-            _draw(page, Path(match.candidate.place), f"{match.similarity:.3f}", INK, place)
+            draw_cell(page, Path(match.candidate.place), f"{match.similarity:.3f}", INK, place)
     page.save(path)
-
-
-def _draw(page: Image.Image, file: Path, label: str, colour: tuple[int, int, int], place: tuple[int, int]) -> None:
-    left, top = place
-    draw = ImageDraw.Draw(page)
-    picture = open_image(file)
-    picture.thumbnail((SIDE - 4, SIDE - 4))
-    page.paste(picture, (left + (SIDE - picture.width) // 2, top + (SIDE - picture.height) // 2))
-    draw.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), outline=colour)
-    draw.text((left, top + SIDE + 1), label, INK, ImageFont.load_default(11))

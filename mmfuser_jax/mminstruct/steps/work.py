@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterable, Sequence
 
 from mmfuser_jax.locks import locked
@@ -33,6 +34,8 @@ Answers = Sequence[tuple[Answer, float]]
 class StoppedError(RuntimeError):
     """A step ended before everything was asked; the message says why, and how to go on."""
 
+
+LOG = logging.getLogger(__name__)
 
 WHOLE = "0/1"
 """All pictures, as the part of one machine."""
@@ -126,6 +129,8 @@ def work(project: Project, ledger: Ledger, name: str, way: Way = Way()) -> None:
         raise ProjectError(
             "--shard is for machines that ask themselves; with batch: true one machine sends all questions"
         )
+    if name != "caption" and _has_no_caption(ledger):
+        LOG.warning("%s: no picture has a caption yet; run caption first", name)
     with locked(project.folder):
         for _ in range(step.repairs + 1):
             read_all(step, ledger)
@@ -145,6 +150,11 @@ def work(project: Project, ledger: Ledger, name: str, way: Way = Way()) -> None:
         raise StoppedError(
             f"{name}: {failed:,} questions had no answer ({detail}); run it again when the server has time"
         )
+
+
+def _has_no_caption(ledger: Ledger) -> bool:
+    pictures = ledger.query("SELECT 1 FROM images WHERE state = 'kept' LIMIT 1")
+    return bool(pictures) and not ledger.query("SELECT 1 FROM answers WHERE step = 'caption' AND reason = '' LIMIT 1")
 
 
 def _judge(project: Project, ledger: Ledger, way: Way) -> None:
@@ -188,8 +198,7 @@ def ask_servers(
         def picture(ask: Ask) -> bytes:
             return store.sent(project.images, ask.image, side)
 
-        if not servers[0].batch or way.ray:
-            _refuse_files_on_their_way(project, ledger)
+        _refuse_files_on_their_way(project, ledger, name, servers[0].batch and not way.ray)
         if way.ray:
             outcome = ask_on_ray(questions, servers, budget, picture, take, way.ray)
         elif servers[0].batch:
@@ -202,17 +211,18 @@ def ask_servers(
         raise StoppedError(_why(outcome, project))
 
 
-def _refuse_files_on_their_way(project: Project, ledger: Ledger) -> None:
-    """Their questions would be paid for twice.
+def _refuse_files_on_their_way(project: Project, ledger: Ledger, name: str, in_files: bool) -> None:
+    """Of other steps, as new answers would change their questions; where nothing is asked in files, of any: they would be paid twice.
 
     Raises:
       ProjectError: there are some.
     """
-    ((count,),) = ledger.query("SELECT count(*) FROM batches WHERE state <> 'taken'")
-    if count:
+    sql = "SELECT json_extract(keys, '$.step') FROM batches WHERE state <> 'taken'"
+    steps = sorted({step for (step,) in ledger.query(sql) if step != name or not in_files})
+    if steps:
         raise ProjectError(
-            f"{project.folder}: {count} files of questions are on their way; take their answers first, with batch: true "
-            "in project.yaml and without --ray"
+            f"{project.folder}: files of questions are on their way; take their answers first: {' and '.join(steps)}, with "
+            "batch: true in project.yaml and without --ray"
         )
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import email.utils
-import time
 from importlib import metadata
 
 import httpcore2
 import httpx2
 
 from mmfuser_jax.mminstruct.config import Collect
+from mmfuser_jax.mminstruct.retry_after import seconds_of
 from mmfuser_jax.mminstruct.web.addresses import CheckedNetwork, FetchError, parsed
 from mmfuser_jax.mminstruct.web.robots import AGENT, opted_out
 
@@ -101,21 +100,9 @@ def _check_status(status: int, head: httpx2.Headers) -> None:
     if status == 200:
         return
     passing = status in BUSY or status >= 500
-    wait = _retry_after(head.get("retry-after", "")) if passing else 0.0
+    wait = seconds_of(head.get("retry-after", "")) if passing else 0.0
     asked = f", to be asked again in {wait:,.0f} s" if wait else ""
     raise FetchError("http_status", f"HTTP {status}{asked}", passing=passing, wait=wait)
-
-
-def _retry_after(text: str) -> float:
-    """Seconds that a host asks to wait, which it may give as a number or as a time of day; 0 where it does not say."""
-    try:
-        return max(0.0, float(text) if text.strip().isdigit() else _until(text))
-    except (ValueError, OverflowError):
-        return 0.0
-
-
-def _until(text: str) -> float:
-    return email.utils.parsedate_to_datetime(text).timestamp() - time.time()
 
 
 def _check_encoding(head: httpx2.Headers) -> None:
