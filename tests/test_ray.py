@@ -22,6 +22,8 @@ from mmfuser_jax.mminstruct.schema import AnswerRow
 from tests.fake_openai import FakeServer
 from tests.test_asking import ask, questions
 
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork")  # by Ray, beside what JAX has begun in this process
+
 PRICE = Price(1.0, 1.0)
 SECRET = "secret-which-nobody-else-may-see"
 

@@ -85,12 +85,14 @@ class Waiting:
       before: the answer that it is to mend; None for the first question.
       depth: how many answers came before.
       tried: whether it was asked before, and failed for a reason that may have passed.
+      answered: whether it was asked, and its answer is to be read first.
     """
 
     subject: Subject
     before: AnswerRow | None
     depth: int
     tried: bool
+    answered: bool = False
 
 
 def waiting(step: Step, ledger: Ledger, mine: Callable[[str], bool] = lambda sha: True) -> Iterator[Waiting]:
@@ -104,9 +106,18 @@ def waiting(step: Step, ledger: Ledger, mine: Callable[[str], bool] = lambda sha
       ledger: knows the answers.
       mine: whether a picture, by its SHA-256, is to be asked about here.
     """
-    untried = (x.depth for x in _waiting(step, ledger, mine) if not x.tried)
+    untried = (x.depth for x in _waiting(step, ledger, mine) if not x.tried and not x.answered)
     lowest = min(untried, default=step.repairs)
-    return (x for x in _waiting(step, ledger, mine) if x.tried or x.depth == lowest)
+    return (x for x in _waiting(step, ledger, mine) if not x.answered and (x.tried or x.depth == lowest))
+
+
+def to_be_read(step: Step, ledger: Ledger, mine: Callable[[str], bool]) -> bool:
+    """Whether answers are there to all questions of a depth, and not yet read: what is a repetition depends on all of them."""
+    if not ledger.query("SELECT 1 FROM answers WHERE step = ? AND read = 0 LIMIT 1", (step.name,)):
+        return False
+    found = [(x.answered, x.depth) for x in _waiting(step, ledger, mine) if not x.tried]
+    unread = min((depth for answered, depth in found if answered), default=0)
+    return all(unread < depth for answered, depth in found if not answered)
 
 
 def _waiting(step: Step, ledger: Ledger, mine: Callable[[str], bool]) -> Iterator[Waiting]:
@@ -126,7 +137,7 @@ def _next(step: Step, ledger: Ledger, subject: Subject, about: dict[str, AnswerR
             wanted = before is None or step.wanting(ledger, subject)
             return Waiting(subject, before, depth, answer is not None) if wanted else None
         if not answer.read:
-            return None
+            return Waiting(subject, before, depth, False, True)
         if answer.reason in FINAL:
             changed = step.ask(ledger, subject, before).key(answer.model) != answer.key
             return Waiting(subject, before, depth, True) if changed else None

@@ -24,7 +24,7 @@ from mmfuser_jax.mminstruct.steps.captions import Captions
 from mmfuser_jax.mminstruct.steps.conversations import Conversations
 from mmfuser_jax.mminstruct.steps.instructions import Instructions
 from mmfuser_jax.mminstruct.steps.judging import Judge
-from mmfuser_jax.mminstruct.steps.step import Step, asks, read_all, waiting
+from mmfuser_jax.mminstruct.steps.step import Step, asks, read_all, to_be_read, waiting
 from mmfuser_jax.prepare.progress import counting
 
 Answers = Sequence[tuple[Answer, float]]
@@ -133,7 +133,8 @@ def work(project: Project, ledger: Ledger, name: str, way: Way = Way()) -> None:
         LOG.warning("%s: no picture has a caption yet; run caption first", name)
     with locked(project.folder):
         for _ in range(step.repairs + 1):
-            read_all(step, ledger)
+            if to_be_read(step, ledger, way.mine):
+                read_all(step, ledger)
             total = sum(1 for _ in waiting(step, ledger, way.mine))
             if not total:
                 break
