@@ -317,3 +317,16 @@ def test_a_ledger_that_cannot_be_merged_is_an_error(tmp_path):
         (tmp_path / "text").write_text("no ledger, but long enough to be one of its pages " * 100)
         with pytest.raises(LedgerError, match="text: not a ledger"):
             merge(ledger, tmp_path / "text")
+
+
+def test_a_chunk_that_fails_late_does_not_end_it(ray):
+    """All questions of the third chunk are at fault, and no others."""
+
+    def reply(body, before):
+        number = int(body["messages"][1]["content"].removeprefix("What is ").rstrip("?"))
+        return (400, {}, {"error": {"message": "never"}}) if 2 * CHUNK <= number < 3 * CHUNK else "fine"
+
+    with FakeServer(reply) as fake:
+        taken, outcome = on_ray([server_of(fake)], questions(5 * CHUNK))
+    assert (outcome.asked, outcome.stopped) == (5 * CHUNK, "")
+    assert sum(answer.reason == "refused_by_server" for answer, _ in taken) == CHUNK

@@ -36,6 +36,9 @@ NO_MONEY = 402
 PASSING = ("busy", "unreachable")
 """Reasons why a question failed that may be gone another day: asked again by the next run."""
 
+PASSING_SQL = f"({', '.join(repr(reason) for reason in PASSING)})"
+"""The same as a list of SQL."""
+
 
 class AskingError(RuntimeError):
     """No question can be asked: the message says what to change."""

@@ -17,7 +17,6 @@ from mmfuser_jax.mminstruct.project import ProjectError
 
 LOG = logging.getLogger(__name__)
 
-
 FIRST = 8
 """Questions after which, if none of them was answered, something is thought to be wrong with the server or the config."""
 
@@ -116,7 +115,9 @@ async def ask_chunk(
     asks: Iterable[Ask], endpoints: Sequence[Endpoint], budget: Budget, picture: Callable[[Ask], bytes], take: Taken
 ) -> Outcome:
     """As `ask_all`, in a loop that runs already and may do so several times at once: heeds no signals, ends no connections."""
-    return await _Asking(endpoints, budget, picture, take).run(iter(asks))
+    asking = _Asking(endpoints, budget, picture, take)
+    asking.begun()
+    return await asking.run(iter(asks))
 
 
 @contextlib.asynccontextmanager
@@ -153,6 +154,10 @@ class _Asking:
         self._drawn = False
         self._refused_money: Ask | None = None
         self._in_vain: list[Answer] | None = []  # until something was of use
+
+    def begun(self) -> None:
+        """Others have asked before: if the first questions here are in vain, nothing is known to be wrong with the server."""
+        self._in_vain = None
 
     def stop(self, name: str) -> None:
         """Lets no more questions go."""

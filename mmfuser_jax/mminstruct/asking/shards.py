@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from mmfuser_jax.mminstruct.asking.endpoints import PASSING
+from mmfuser_jax.mminstruct.asking.endpoints import PASSING, PASSING_SQL
 from mmfuser_jax.mminstruct.ledger import Ledger, LedgerError
 from mmfuser_jax.mminstruct.schema import AnswerRow
 
@@ -45,10 +45,9 @@ def merge(ledger: Ledger, other: Path) -> int:
     """
     if not other.is_file():
         raise LedgerError(f"{other}: no ledger there; --other is the folder of a copy of this project")
-    marks = ", ".join("?" * len(PASSING))
     count = 0
     with Ledger(other) as copy, ledger.changes():
-        for row in copy.rows(AnswerRow, f"reason NOT IN ({marks})", PASSING):
+        for row in copy.rows(AnswerRow, f"reason NOT IN {PASSING_SQL}"):
             if row.image and ledger.image(row.image) is None:
                 raise LedgerError(f"{other}: is about pictures that this project does not have; run collect here first")
             before = ledger.row(AnswerRow, "key = ?", (row.key,))

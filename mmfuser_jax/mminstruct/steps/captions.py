@@ -24,7 +24,7 @@ OPENING = 60
 
 
 class Captions:
-    """The step; see `steps.Step`."""
+    """The step; see `step.Step`."""
 
     name = "caption"
     repairs = 2
@@ -78,6 +78,14 @@ class Captions:
             return "caption_language"
         # What is asked for is a round number, and models do not count: half of it will do.
         return "caption_short" if text_length(answer.text) < self._least(answer.language) / 2 else ""
+
+
+def material_of(
+    ledger: Ledger, domains: Mapping[str, Domain], image: ImageRow, language: str, pretended: str = ""
+) -> Material:
+    """What is known of a picture in a language; `pretended`: instead of a caption that is not there yet."""
+    caption = caption_of(ledger, image.sha, language) or pretended
+    return Material(domains[image.domain], caption, image.tags, texts_of(ledger, image.sha))
 
 
 def caption_of(ledger: Ledger, image: str, language: str) -> str:

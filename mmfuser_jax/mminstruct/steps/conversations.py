@@ -10,11 +10,11 @@ from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import Project
 from mmfuser_jax.mminstruct.questions.items import Item
 from mmfuser_jax.mminstruct.questions.keeping import Keeping, exchanges, kept_items
-from mmfuser_jax.mminstruct.questions.prompts import Material, fill, format_words, listed, load_prompt, schema_of
+from mmfuser_jax.mminstruct.questions.prompts import fill, format_words, listed, load_prompt, schema_of
 from mmfuser_jax.mminstruct.questions.replies import read_reply
 from mmfuser_jax.mminstruct.questions.seed_questions import Domain
 from mmfuser_jax.mminstruct.schema import AnswerRow, ImageRow, ItemRow
-from mmfuser_jax.mminstruct.steps.captions import caption_of, texts_of
+from mmfuser_jax.mminstruct.steps.captions import caption_of, material_of
 from mmfuser_jax.mminstruct.steps.instructions import faults_of
 from mmfuser_jax.mminstruct.steps.step import Subject, fail, failure, seed_of
 
@@ -28,7 +28,7 @@ SHOWN = 4
 
 
 class Conversations:
-    """The step; see `steps.Step`."""
+    """The step; see `step.Step`."""
 
     name = "expand"
 
@@ -62,8 +62,7 @@ class Conversations:
         image, language = subject.image, subject.language
         prompt = load_prompt(KIND, language)
         seed = seed_of(image.sha, KIND, language, before.key if before else "")
-        caption = caption_of(ledger, image.sha, language) or self._caption
-        material = Material(self._domains[image.domain], caption, image.tags, texts_of(ledger, image.sha))
+        material = material_of(ledger, self._domains, image, language, self._caption)
         questions = _questions(ledger, image.sha, language)
         shown = random.Random(seed).sample(questions, min(SHOWN, len(questions)))
         rules = fill(prompt.parts["rules_conversation"], examples=listed(shown, prompt))

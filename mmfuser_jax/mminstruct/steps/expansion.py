@@ -94,20 +94,10 @@ def _picture(project: Project, ledger: Ledger, chosen: PublicSet, part: Imported
         seen = inspect(content, None)
         store.keep(project.images, sha, seen.suffix, content)
         place = str(part.file)
-        ledger.add(
-            ImageRow(
-                sha,
-                chosen.domain,
-                seen.suffix,
-                seen.width,
-                seen.height,
-                seen.bytes,
-                place,
-                chosen.licence,
-                seen.hash,
-                STATE,
-            )
-        )
+        row = ImageRow(
+            sha, chosen.domain, seen.suffix, seen.width, seen.height, seen.bytes, place, chosen.licence, seen.hash, STATE
+        )  # fmt: skip
+        ledger.add(row)
         ledger.add(Finding(place, STATE, chosen.domain, sha), "OR REPLACE")
     return sha
 

@@ -12,7 +12,6 @@ from mmfuser_jax.mminstruct.project import Project
 from mmfuser_jax.mminstruct.questions.items import Item, Rejected
 from mmfuser_jax.mminstruct.questions.keeping import Keeping, exchanges, kept_items
 from mmfuser_jax.mminstruct.questions.prompts import (
-    Material,
     examples,
     fenced,
     fill,
@@ -25,7 +24,7 @@ from mmfuser_jax.mminstruct.questions.replies import read_reply
 from mmfuser_jax.mminstruct.questions.seed_questions import Domain
 from mmfuser_jax.mminstruct.reasons import MEANINGS
 from mmfuser_jax.mminstruct.schema import AnswerRow, ImageRow, ItemRow
-from mmfuser_jax.mminstruct.steps.captions import caption_of, texts_of
+from mmfuser_jax.mminstruct.steps.captions import caption_of, material_of
 from mmfuser_jax.mminstruct.steps.step import Subject, fail, failure, seed_of
 
 COUNT = 3
@@ -39,7 +38,7 @@ FAULTS = 8
 
 
 class Instructions:
-    """The step; see `steps.Step`."""
+    """The step; see `step.Step`."""
 
     name = "generate"
 
@@ -78,8 +77,7 @@ class Instructions:
         have = _have(ledger, subject)
         missing = _missing(have, kind)
         domain = self._domains[image.domain]
-        caption = caption_of(ledger, image.sha, language) or self._caption
-        material = Material(domain, caption, image.tags, texts_of(ledger, image.sha))
+        material = material_of(ledger, self._domains, image, language, self._caption)
         drawn, meanings = examples(domain, kind, language, self._config.generate.examples, random.Random(seed))
         rules = fill(
             prompt.parts["rules"], examples=drawn,

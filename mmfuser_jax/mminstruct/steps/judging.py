@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from mmfuser_jax.mminstruct.asking.ask import Ask
-from mmfuser_jax.mminstruct.asking.endpoints import PASSING
+from mmfuser_jax.mminstruct.asking.endpoints import PASSING_SQL
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.questions.keeping import exchanges
-from mmfuser_jax.mminstruct.questions.prompts import Material, fill, listed, load_prompt
+from mmfuser_jax.mminstruct.questions.prompts import fill, listed, load_prompt
 from mmfuser_jax.mminstruct.questions.replies import truth_of
 from mmfuser_jax.mminstruct.questions.seed_questions import Domain
 from mmfuser_jax.mminstruct.schema import AnswerRow, ItemRow
-from mmfuser_jax.mminstruct.steps.captions import caption_of, texts_of
+from mmfuser_jax.mminstruct.steps.captions import material_of
 from mmfuser_jax.mminstruct.steps.step import fail, failure, seed_of
 
 TOKENS = 128
 
 
 class Judge:
-    """Asks about items and reads what is said; see `steps.Reader`."""
+    """Asks about items and reads what is said; see `step.Reader`."""
 
     name = "judge"
 
@@ -38,19 +38,17 @@ class Judge:
         return (image for _, image in self._waiting(ledger))
 
     def _waiting(self, ledger: Ledger) -> list[tuple[str, str]]:
-        marks = ", ".join("?" * len(PASSING))
         sql = (
             "SELECT id, image FROM items WHERE state = 'good' AND step IN ('generate', 'expand') AND NOT EXISTS "
-            f"(SELECT 1 FROM answers WHERE about = items.id AND reason NOT IN ({marks})) ORDER BY rowid"
+            f"(SELECT 1 FROM answers WHERE about = items.id AND reason NOT IN {PASSING_SQL}) ORDER BY rowid"
         )
-        return [(name, image) for name, image in ledger.query(sql, PASSING)]
+        return [(name, image) for name, image in ledger.query(sql)]
 
     def _ask(self, ledger: Ledger, row: ItemRow) -> Ask:
         prompt = load_prompt(self.name, row.language)
         image = ledger.image(row.image)
         assert image is not None
-        caption = caption_of(ledger, row.image, row.language)
-        material = Material(self._domains[row.domain], caption, image.tags, texts_of(ledger, row.image))
+        material = material_of(ledger, self._domains, image, row.language)
         text = fill(prompt.text, material=material.words(prompt, row.language), item=listed(exchanges(row), prompt))
         return Ask(
             self.name, row.domain, row.image, row.type, row.language, prompt.name, seed_of(row.id, self.name),

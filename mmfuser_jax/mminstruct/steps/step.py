@@ -15,7 +15,6 @@ from mmfuser_jax.mminstruct.schema import AnswerRow, ImageRow
 FINAL = ("content_filter", "refused_by_server")
 """Reasons for which a question is not asked in other words; unless the project has changed, and with it the question."""
 
-
 BATCH = 100
 """Answers that are read in one change of the ledger."""
 
@@ -34,7 +33,7 @@ class Reader(Protocol):
     """Reads answers.
 
     Attributes:
-      name: of the step of `project.STEPS` that they belong to.
+      name: of the step of `config.STEPS` that they belong to.
     """
 
     name: str

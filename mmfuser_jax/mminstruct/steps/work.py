@@ -10,7 +10,7 @@ from mmfuser_jax.locks import locked
 from mmfuser_jax.mminstruct import store
 from mmfuser_jax.mminstruct.asking.ask import Answer, Ask
 from mmfuser_jax.mminstruct.asking.batch_files import ask_in_files
-from mmfuser_jax.mminstruct.asking.endpoints import PASSING, Endpoint
+from mmfuser_jax.mminstruct.asking.endpoints import PASSING_SQL, Endpoint
 from mmfuser_jax.mminstruct.asking.on_ray import ask_on_ray
 from mmfuser_jax.mminstruct.asking.online import Budget, Outcome, ask_all
 from mmfuser_jax.mminstruct.asking.prices import Price, price_of
@@ -144,9 +144,8 @@ def work(project: Project, ledger: Ledger, name: str, way: Way = Way()) -> None:
                 read_all(step, ledger)
         if name in ("generate", "expand") and any("judge" in server.steps for server in project.config.servers):
             _judge(project, ledger, way)
-    marks = ", ".join("?" * len(PASSING))
-    sql = f"SELECT count(*), max(detail) FROM answers WHERE step = ? AND reason IN ({marks})"
-    ((failed, detail),) = ledger.query(sql, (name, *PASSING))
+    sql = f"SELECT count(*), max(detail) FROM answers WHERE step = ? AND reason IN {PASSING_SQL}"
+    ((failed, detail),) = ledger.query(sql, (name,))
     if failed:
         raise StoppedError(
             f"{name}: {failed:,} questions had no answer ({detail}); run it again when the server has time"
