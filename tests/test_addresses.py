@@ -10,16 +10,17 @@ import httpcore2
 import pytest
 
 from mmfuser_jax.mminstruct.pictures.url_lists import Listed, read_list
-from mmfuser_jax.mminstruct.web import addresses, web_client
+from mmfuser_jax.mminstruct.retry_after import seconds_of
+from mmfuser_jax.mminstruct.web import addresses
 from mmfuser_jax.mminstruct.web.addresses import CheckedNetwork, FetchError, is_public, parsed
 from mmfuser_jax.mminstruct.web.robots import Rules, opted_out
 
 
 def test_times_of_day_to_be_asked_again_are_understood():
     soon = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 100))
-    assert 95 < web_client._retry_after(soon) < 101
-    assert web_client._retry_after("Fri, 31 Dec 1999 23:59:59 GMT") == 0
-    assert web_client._retry_after("soon") == web_client._retry_after("-5") == 0
+    assert 95 < seconds_of(soon) < 101
+    assert seconds_of("Fri, 31 Dec 1999 23:59:59 GMT") == 0
+    assert seconds_of("soon") == seconds_of("-5") == 0
 
 
 def test_public_addresses():
