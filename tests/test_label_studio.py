@@ -17,7 +17,7 @@ from mmfuser_jax.mminstruct.review.label_studio import (
     write_tasks,
 )
 from mmfuser_jax.mminstruct.schema import Verdict
-from tests.test_review import CHOICE, JUDGEMENT, LONG, SHORT, item, project_of, say
+from tests.review_project import CHOICE, JUDGEMENT, LONG, SHORT, item, project_of, say
 
 CONVERSATION = item("conversation", LONG, SHORT, CHOICE)
 ROWS = [item("choice"), CONVERSATION, item("odd", JUDGEMENT, state="doubtful", reason="judge", image="other")]
