@@ -1,12 +1,15 @@
 """Prompts: every field is filled, in both languages, and nothing that is put in can change what is asked."""
 
+import dataclasses
 import random
 import re
 
 import jsonschema
 import pytest
 
+from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.questions import prompts
+from mmfuser_jax.mminstruct.questions.checks import Expected, faults
 from mmfuser_jax.mminstruct.questions.items import LANGUAGES, TYPES, Item
 from mmfuser_jax.mminstruct.questions.prompts import (
     Material,
@@ -20,6 +23,9 @@ from mmfuser_jax.mminstruct.questions.prompts import (
 )
 from mmfuser_jax.mminstruct.questions.replies import read_reply
 from mmfuser_jax.mminstruct.questions.seed_questions import load_domains
+from mmfuser_jax.mminstruct.reasons import ANSWERS, CAPTIONS, CHECKS, ITEMS, REPLIES, TOLD
+from mmfuser_jax.mminstruct.schema import AnswerRow, ItemRow
+from mmfuser_jax.mminstruct.steps.instructions import faults_of
 
 DOMAINS = load_domains()
 KINDS = (*TYPES, "conversation", "judge", "caption")
@@ -98,10 +104,41 @@ def test_c2_the_form_that_is_shown_is_readable_itself(kind, language):
     assert "{" not in form
 
 
-def test_a_copied_form_is_refused():
-    reply = read_reply(load_prompt("choice", "en").part("form", "choice"), "choice")
-    assert not reply.items
-    assert [part.reason for part in reply.rejected] == ["answer_is_no_option"]
+@pytest.mark.parametrize("kind", [*TYPES, "conversation"])
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_c2_a_copied_form_is_refused(kind, language):
+    asked_for = {"conversation": "long"}.get(kind, kind)
+    reply = read_reply(load_prompt(kind, language).part("form", kind), asked_for)
+    expected = {"judgement": ["not_yes_or_no"], "choice": ["answer_is_no_option"]}.get(kind, [])
+    assert [part.reason for part in reply.rejected] == expected
+    for item in reply.items:
+        assert "copied_form" in list(faults(item, Expected(language)))
+    assert len(reply.items) == (not expected)
+
+
+def test_c2_a_form_of_which_only_the_answers_are_filled_in_is_refused():
+    for kind, answer in (("judgement", "Yes"), ("choice", "B")):
+        form = load_prompt(kind, "en").part("form", kind)
+        filled = re.sub("Yes or No|the letter of the right option", answer, form)
+        (item,) = read_reply(filled, kind).items
+        assert next(faults(item, Expected("en"))) == "copied_form"
+
+
+def test_a_model_is_told_in_its_language_what_was_wrong(tmp_path):
+    codes = {**ANSWERS, **CAPTIONS, **REPLIES, **CHECKS, **ITEMS}
+    assert set(TOLD) == set(LANGUAGES)
+    for code in codes:
+        assert not re.search("[\u4e00-\u9fff]", TOLD["en"][code])
+        assert re.search("[\u4e00-\u9fff]", TOLD["zh"][code])
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        for language, word in (("en", "placeholder"), ("zh", "占位词")):
+            of = ("generate", "picture", "posters", "short", language)
+            ledger.add(ItemRow(language, language, *of, "{person}", "", "refused", "placeholder"))
+            answer = AnswerRow(
+                language, "generate", "posters", "picture", "short", language, "", 0, "m", "", "stop", "", "", 1, 1, 1, 0.0, 0.0
+            )  # fmt: skip
+            assert re.search(rf"^- .*{word}.*: {{person}}$", faults_of(ledger, answer), re.MULTILINE)
+            assert TOLD[language]["too_few"] in faults_of(ledger, dataclasses.replace(answer, key="other"))
 
 
 def test_examples_are_drawn_by_a_seed_and_their_braces_are_explained():

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmfuser_jax.mminstruct.questions.items import TYPES, Item, plain
-from mmfuser_jax.mminstruct.questions.replies import chosen, read_reply, split_options
+from mmfuser_jax.mminstruct.questions.refusals import declines
+from mmfuser_jax.mminstruct.questions.replies import read_reply
 from mmfuser_jax.mminstruct.reasons import REPLIES as REASONS
 
 COLOURS = ("red", "green", "blue", "pink")
@@ -19,10 +20,6 @@ def one(text, kind, **options):
     reply = read_reply(text, kind, **options)
     (found,) = (*reply.items, *reply.rejected)
     return found
-
-
-def choice(options, answer):
-    return one(f"<Q1>Which colour?</Q1><C1>{options}</C1><A1>{answer}</A1>", "choice")
 
 
 def test_the_reference_s_own_format():
@@ -58,79 +55,76 @@ def test_one_item_however_it_is_written(text):
     assert one(text, "short") == Item("short", "What is it?", "A car.")
 
 
+@pytest.mark.parametrize(
+    ("text", "opening", "refused"),
+    [
+        ("门上的牌子写着“抱歉，我今日停业”。", 60, False),
+        ("The sign says \"I'm sorry, I can't see\". It hangs on a door.", 60, False),
+        ("A sign. I cannot see more.", 10, False),
+        ("A sign. I cannot see more.", None, True),
+        ("I’m sorry, but I can’t view the picture.", 60, True),
+        ("对不起，我看不到图片。", 60, True),
+    ],
+)
+def test_words_of_the_picture_are_no_refusal(text, opening, refused):
+    assert declines(text, opening) == refused
+
+
 def test_words_around_the_items_are_kept():
     assert read_reply("Here you are:\n<Q1>What?</Q1><A1>Car</A1>\nMore?", "short").rest == "Here you are:\nMore?"
 
 
 @pytest.mark.parametrize(
-    "options",
+    "answer",
     [
-        "A. red B. green C. blue D. pink",
-        "A. red\nB. green\nC. blue\nD. pink",
-        "Ａ．red Ｂ．green Ｃ．blue Ｄ．pink",
-        "A、red B、green C、blue D、pink",
-        "A：red；B：green；C：blue；D：pink",
-        "(A) red (B) green (C) blue (D) pink",
-        "{A. red, B. green, C. blue, D. pink}",
-        "red\ngreen\nblue\npink",
-        "red, green, blue, pink",
-        "{red、green、blue、pink}",
+        "Yes", "yes.", "是。", "对", "{是}", "True", "Yes, it is there.", "是的，有一辆车", "**Yes**", "Yes it is", "Y", "Correct.",
+        "有。", "能", "会", "可以", "存在", "答案：是", "答案为：是的", "正确答案是：对", "Answer: Yes", "The answer is yes.",
+        "**Answer:** Yes",
     ],
-)
-def test_options(options):
-    assert split_options(options) == COLOURS
-    assert choice(options, "C") == Item("choice", "Which colour?", "C", COLOURS)
-
-
-def test_options_behind_the_question_and_in_json():
-    text = "<Q1>Which colour? A. red B. green C. blue D. pink</Q1><A1>D</A1>"
-    assert one(text, "choice") == Item("choice", "Which colour?", "D", COLOURS)
-    for options in ('["red", "green", "blue", "pink"]', '{"A": "red", "B": "green", "C": "blue", "D": "pink"}'):
-        text = f'{{"question": "Which colour?", "options": {options}, "answer": "D"}}'
-        assert one(text, "choice") == Item("choice", "Which colour?", "D", COLOURS)
+)  # fmt: skip
+def test_yes(answer):
+    assert one(f'<Q1>Is it red?</Q1><C1>{{"是","否"}}</C1><A1>{answer}</A1>', "judgement").answer == "yes"
 
 
 @pytest.mark.parametrize(
     "answer",
     [
-        "C", "C.", "(C)", "Ｃ", "C. blue", "C: Blue", "blue", "Blue.", "正确答案是C", "正确答案：C。", "答案为 C、blue",
-        "The correct answer is C", "Answer: C", "the answer is (C) blue", "It is blue", "选C",
+        "No", "no!", "否", "不是。", "错误", "False", "No. There is none.", "不对，没有", "No there is none", "N", "没有", "不能", "不会。",
+        "不可以", "不存在", "答案：否", "答案是否", "答案是不是", "The correct answer is: no", "`No`",
     ],
 )  # fmt: skip
-def test_ways_to_name_an_option(answer):
-    assert chosen(answer, COLOURS) == "C"
-
-
-@pytest.mark.parametrize(
-    ("answer", "reason"),
-    [
-        ("yellow", "answer_is_no_option"),
-        ("F", "answer_is_no_option"),
-        ("A and C", "several_answers"),
-        ("A、C", "several_answers"),
-        ("red or blue", "several_answers"),
-        ("A. blue", "letter_and_text_differ"),
-    ],
-)
-def test_answers_that_name_no_single_option(answer, reason):
-    assert choice("A. red B. green C. blue D. pink", answer).reason == reason
-
-
-def test_an_article_is_no_letter():
-    assert chosen("A small car", ("a small car", "a bus")) == "A"
-    assert chosen("A bus that is red", ("a small car", "a bus")) == "B"
-
-
-@pytest.mark.parametrize(
-    "answer", ["Yes", "yes.", "是。", "对", "{是}", "True", "Yes, it is there.", "是的，有一辆车", "**Yes**"]
-)
-def test_yes(answer):
-    assert one(f'<Q1>Is it red?</Q1><C1>{{"是","否"}}</C1><A1>{answer}</A1>', "judgement").answer == "yes"
-
-
-@pytest.mark.parametrize("answer", ["No", "no!", "否", "不是。", "错误", "False", "No. There is none.", "不对，没有"])
 def test_no(answer):
     assert one(f"<Q1>Is it red?</Q1><A1>{answer}</A1>", "judgement").answer == "no"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "No information is given", "No idea", "Not sure", "Right side", "Wrong lane", "Correct spelling", "Yes or No",
+        "yes and no", "是或否", "Yes/No", "有一辆车", "会议室", "不知道",
+    ],
+)  # fmt: skip
+def test_neither_yes_nor_no(answer):
+    assert one(f"<Q1>Is it red?</Q1><A1>{answer}</A1>", "judgement").reason == "not_yes_or_no"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "**<Q1>**What is it?**</Q1>** **<A1>**Red**</A1>**",
+        "<Q1>**What is it?**</Q1><A1>**Red**</A1>",
+        "`<Q1>``What is it?``</Q1>` <A1>`Red`</A1>",
+        "<Q1>_What is it?_</Q1><A1>__Red__</A1>",
+    ],
+)
+def test_signs_of_emphasis_are_no_words(text):
+    assert one(text, "short") == Item("short", "What is it?", "Red")
+    letter = text.replace("Red", "B").replace("<A1>", "<C1>**A. blue**\n**B. red**</C1><A1>")
+    assert one(letter, "choice") == Item("choice", "What is it?", "B", ("blue", "red"))
+
+
+def test_a_blank_to_be_filled_in_is_no_emphasis():
+    assert one("<Q1>____ is the colour of ____</Q1><A1>Red</A1>", "short").question == "____ is the colour of ____"
 
 
 @pytest.mark.parametrize(
@@ -142,6 +136,9 @@ def test_no(answer):
         ("Error: 429 Too Many Requests", "short", "error_text"),
         ("I'm sorry, I cannot assist with that.", "short", "refusal"),
         ("作为AI，我无法看到图片。", "long", "refusal"),
+        ("很抱歉，我无法查看这张图片。", "long", "refusal"),
+        ("As an AI language model, I see nothing.", "long", "refusal"),
+        ("It is used as an airport, as an aid and as an aisle.", "long", "no_items"),
         ("What a nice picture.", "long", "no_items"),
         ("<Q1>What?</Q1>", "short", "no_answer"),
         ("<Q1>What?</Q1><A1></A1>", "short", "no_answer"),
@@ -150,7 +147,7 @@ def test_no(answer):
         ("<Q1>Which?</Q1><A1>A</A1>", "choice", "few_options"),
         ("<Q1>Which?</Q1><C1>A. red</C1><A1>A</A1>", "choice", "few_options"),
         ("<Q1>Which?</Q1><C1>" + "\n".join(f"no {x}" for x in range(10)) + "</C1><A1>A</A1>", "choice", "many_options"),
-        ("<Q1>Which?</Q1><C1>A. red B. Red.</C1><A1>A</A1>", "choice", "same_options"),
+        ("<Q1>Which?</Q1><C1>A. red B. red.</C1><A1>A</A1>", "choice", "same_options"),
     ],
 )
 def test_what_is_no_item_says_why(text, kind, reason):
@@ -177,10 +174,16 @@ def test_the_same_number_twice_is_two_items():
     assert [item.answer for item in reply.items] == ["A car", "Here"]
 
 
-def test_a_choice_s_letters_in_small_and_other_words_stay_words():
-    assert split_options("a. red b. green") == ("red", "green")
-    assert split_options("A. vitamin C. B. vitamin D.") == ("vitamin C.", "vitamin D.")
+def test_plain_texts():
     assert plain("Ａ． The red  one!") == "a the red one"
+    assert plain("It is 5. Red, blue.") == "it is 5 red blue"
+
+
+@pytest.mark.parametrize(
+    "signs", ["<>=≠≤≥", "+-×÷/", "$€£¥", ["1.5", "1,5", "15", "1 5"], ["5", "−5", "5°", "5%", "√5"]]
+)
+def test_questions_that_differ_in_a_sum_are_not_the_same(signs):
+    assert len({plain(f"Is x {sign} 7?") for sign in signs}) == len(signs)
 
 
 BASE = (

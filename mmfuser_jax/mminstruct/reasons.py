@@ -26,6 +26,7 @@ PICTURES = {
     "blurry": "it has no sharp edge",
     "near_duplicate": "it is nearly the same as another picture",
     "same_file": "the same file is there already",
+    "replaced": "another picture is in its place now",
 }
 """Of pictures that are not taken."""
 
@@ -36,7 +37,6 @@ ANSWERS = {
     "refused_by_server": "the server says that the question is wrong",
     "content_filter": "the provider's filter held it back",
     "refusal": "the model declined",
-    "no_longer_asked": "it was answered in a file, and the project does not ask it any more",
 }
 """Of questions to which no reply came."""
 
@@ -58,6 +58,7 @@ REPLIES = {
     "no_answer": "a question without an answer",
     "few_options": "a choice with fewer than two options",
     "many_options": "a choice with more options than letters",
+    "broken_option": "an option is empty or runs over several lines",
     "same_options": "two options are the same",
     "answer_is_no_option": "the answer is none of the options",
     "several_answers": "more than one option is named as the answer",
@@ -67,9 +68,12 @@ REPLIES = {
 """Of parts of a reply that are no items."""
 
 CHECKS = {
+    "copied_form": "it repeats the form that was shown instead of filling it in",
     "placeholder": "a placeholder of a seed question was not filled in",
+    "brackets": "words in square brackets may be a placeholder that was not filled in",
     "refusal": "the model declines, or says that it sees no picture",
     "leak": "it speaks of the description instead of the picture",
+    "perhaps_leak": "it may speak of the description instead of the picture",
     "language": "it is in another language than was asked for",
     "length": "a question, option or answer is too short or too long",
     "given_away": "the question of a choice says which option is right",
@@ -102,3 +106,54 @@ SETS = {
 
 MEANINGS = {**SETS, **PICTURES, **ANSWERS, **CAPTIONS, **REPLIES, **CHECKS, **ITEMS, **JUDGE}
 """All of them."""
+
+TOLD = {
+    "en": MEANINGS,
+    "zh": {
+        "busy": "服务器繁忙",
+        "unreachable": "无法连接服务器，或服务器没有及时回应",
+        "garbage": "服务器的回复无法读取",
+        "refused_by_server": "服务器认为问题有误",
+        "content_filter": "服务商的内容过滤拦截了回复",
+        "refusal": "模型拒绝回答，或声称看不到图片",
+        "cut_off": "描述超过了允许的长度",
+        "caption_refusal": "模型声称看不到图片，或拒绝描述",
+        "caption_language": "描述用了另一种语言",
+        "caption_short": "描述太短",
+        "empty": "回复是空的",
+        "error_text": "回复只是一条报错信息",
+        "no_items": "回复中既没有标签也没有 JSON",
+        "truncated": "回复在这道题中间断开了",
+        "no_question": "有答案而没有问题",
+        "no_answer": "有问题而没有答案",
+        "few_options": "选择题的选项少于两个",
+        "many_options": "选择题的选项太多",
+        "broken_option": "有选项是空的，或占了多行",
+        "same_options": "有两个选项相同",
+        "answer_is_no_option": "答案不是任何一个选项",
+        "several_answers": "答案指向了不止一个选项",
+        "letter_and_text_differ": "答案的字母与文字指向不同的选项",
+        "not_yes_or_no": "判断题的答案既不是“是”也不是“否”",
+        "copied_form": "照抄了格式示例，没有填写内容",
+        "placeholder": "例题中的占位词没有替换成具体内容",
+        "brackets": "方括号中的词可能是没有替换的占位词",
+        "leak": "提到了描述，而不是图片本身",
+        "perhaps_leak": "可能提到了描述，而不是图片本身",
+        "language": "没有使用要求的语言",
+        "length": "问题、选项或答案太短或太长",
+        "given_away": "题目本身已经说出了正确选项",
+        "repeated": "这张图片已经有这个问题了",
+        "benchmark": "这是某个评测集中的问题",
+        "overused": "该领域已有许多图片用了同样的问题和答案",
+        "too_few": "数量少于要求",
+        "few_rounds": "对话中可用的轮数太少",
+        "judge": "另一个模型认为它有误",
+    },
+}
+"""Language → what a model that is asked in it is told of its last answer, by code."""
+
+PASSING = ("busy", "unreachable")
+"""Reasons why a question failed that may be gone another day: asked again by the next run."""
+
+PASSING_SQL = f"({', '.join(repr(reason) for reason in PASSING)})"
+"""The same as a list of SQL."""

@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable, Collection, Iterator
 
 from mmfuser_jax.data.labels import CJK, CJK_PER_WORD, LATIN_WORD, text_length
-from mmfuser_jax.mminstruct.questions.items import Item, plain
-from mmfuser_jax.mminstruct.questions.replies import REFUSALS
+from mmfuser_jax.mminstruct.questions.items import Item, plain, unquoted
+from mmfuser_jax.mminstruct.questions.prompts import form_texts
+from mmfuser_jax.mminstruct.questions.refusals import declines, unable
 
 LENGTHS = {
     "judgement": {"question": (2, 80)},
@@ -19,16 +20,28 @@ LENGTHS = {
 """Fewest and most words (in Chinese, characters) by type."""
 
 _PLACEHOLDER = re.compile(
-    r"[<＜](?!\s)[^<>＜＞\n]{1,40}(?<!\s)[>＞]|\{[^{}\n]{1,40}\}|\[[A-Za-z_ ]{3,30}\]|\bxxx\b", re.IGNORECASE
+    r"\{[^{}\n]{1,40}\}|\bxxx\b"
+    r"|(?<![A-Za-z0-9)\]])[<＜](?=[A-Za-z\u3400-\u9fff])[^<>＜＞\n\d=≠≤≥]{1,40}(?<!\s)[>＞]"  # in sums these are signs
 )
+_BRACKETS = re.compile(r"\[[A-Za-z_ ]{3,30}\]")
+
+_HERE = r"(?!\s+(?:on|in|of|at|above the|below|beneath|under|beside|next|near|printed|written|shown|that|which)\b)"
+"""Not before words that say where in the picture a text is."""
+
 _LEAK = re.compile(
-    r"\b(?:descriptions?|captions?|the (?:given |provided )?(?:text|passage|paragraph|information provided)|prior knowledge"
-    r"|(?:mentioned|described|stated|provided) (?:above|in the))\b"
-    r"|根据(?:上述|以上|你的|您的|所给|提供的|给出的)?(?:描述|说明|文字|文本|段落|信息)|(?:描述|文中|上文|标题)(?:中)?(?:提到|指出|说|所述)|先验知识",
+    rf"\b(?:according to|based on|from) the (?:description|caption)s?\b{_HERE}"
+    rf"|\b(?:mentioned|described|stated|provided) in the (?:description|caption|text|passage|paragraph)s?\b{_HERE}"
+    r"|\b(?:mentioned|described|stated|provided) above\b(?!\s+(?:the|an?|his|her|its|their)\b)"
+    r"|\bthe (?:given|provided) (?:descriptions?|captions?|text|passage|paragraph|information|context)\b"
+    r"|\bthe information provided\b|\bprior knowledge\b"
+    r"|根据(?:上述|以上|所给|提供|给出|给定)的?(?:描述|说明(?![牌书])|文字|文本|段落|信息|内容)"
+    r"|根据(?:你的|您的|图片|图像|这段|该)?描述|(?:描述|上文|(?<![课论作])文中)中?(?:提到|提及|指出|所述|说(?!明))|先验知识",
     re.IGNORECASE,
 )
-_ABOUT_DESCRIPTIONS = re.compile(
-    r"\b(?:write|give|provide|best|accurate|suitable)\b.{0,40}\b(?:description|caption)s?\b", re.IGNORECASE
+_PERHAPS_LEAK = re.compile(
+    rf"\b(?:according to|based on|from) the (?:text|passage|paragraph)s?\b{_HERE}|\bthe description\b{_HERE}"
+    r"|根据(?:文字|文本|段落|说明|信息)(?=[，,：:])",
+    re.IGNORECASE,
 )
 
 
@@ -52,15 +65,30 @@ def _placeholder(item: Item, expected: Expected) -> bool:
     return any(_PLACEHOLDER.search(text) for text in item.texts)
 
 
+def _brackets(item: Item, expected: Expected) -> bool:
+    del expected
+    return any(_BRACKETS.search(text) for text in item.texts)
+
+
+def _copied_form(item: Item, expected: Expected) -> bool:
+    del expected
+    return any(plain(text) in form_texts() for text in item.texts)
+
+
 def _refusal(item: Item, expected: Expected) -> bool:
     del expected
-    return any(REFUSALS.search(text) for text in item.texts)
+    return declines(item.answer) or any(map(unable, item.texts))
 
 
 def _leak(item: Item, expected: Expected) -> bool:
     """Words about the description that the model was given instead of the picture; asking for one is no leak."""
     del expected
-    return any(_LEAK.search(_ABOUT_DESCRIPTIONS.sub("", text)) for text in item.texts)
+    return any(_LEAK.search(text) for text in item.texts)
+
+
+def _perhaps_leak(item: Item, expected: Expected) -> bool:
+    """Words that may be about the description or about a text in the picture."""
+    return not _leak(item, expected) and any(_PERHAPS_LEAK.search(text) for text in item.texts)
 
 
 def _language(item: Item, expected: Expected) -> bool:
@@ -70,10 +98,13 @@ def _language(item: Item, expected: Expected) -> bool:
 
 
 def language_of(text: str) -> str:
-    """ "zh" or "en", whichever says more; "" where there is neither."""
-    chinese = sum(map(len, CJK.findall(text))) / CJK_PER_WORD
-    english = len(LATIN_WORD.findall(text))
-    return "" if not chinese and not english else "zh" if chinese >= english else "en"
+    """ "zh" or "en", whichever says more; what is quoted counts where there is nothing else; "" where there is neither."""
+    for words in (unquoted(text), text):
+        chinese = sum(map(len, CJK.findall(words))) / CJK_PER_WORD
+        english = len(LATIN_WORD.findall(words))
+        if chinese or english:
+            return "zh" if chinese >= english else "en"
+    return ""
 
 
 def _length(item: Item, expected: Expected) -> bool:
@@ -102,9 +133,12 @@ def _benchmark(item: Item, expected: Expected) -> bool:
 
 
 CHECKS: dict[str, Callable[[Item, Expected], bool]] = {
+    "copied_form": _copied_form,
     "placeholder": _placeholder,
+    "brackets": _brackets,
     "refusal": _refusal,
     "leak": _leak,
+    "perhaps_leak": _perhaps_leak,
     "language": _language,
     "length": _length,
     "given_away": _given_away,

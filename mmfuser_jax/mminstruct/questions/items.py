@@ -19,6 +19,12 @@ LETTERS = "ABCDEFGH"
 YES_NO = {"en": ("Yes", "No"), "zh": ("是", "否")}
 """What answers of judgements are: of a true and of a false statement."""
 
+_NO_WORD = re.compile(r"[^\w%+\-/<>=≠≤≥≈±×÷√^°$€£¥.,]+|_|(?<!\d)[.,]|[.,](?!\d)")
+_QUOTED = re.compile(
+    r"\"[^\"\n]{0,400}\"|“[^”\n]{0,400}”|‘[^’\n]{0,400}’|「[^」\n]{0,400}」|『[^』\n]{0,400}』|《[^》\n]{0,400}》"
+    r"|(?<![A-Za-z0-9])'[^\n]{0,400}?'(?![A-Za-z])"  # no apostrophe
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class Item:
@@ -61,13 +67,18 @@ class Rejected:
 
 
 def plain(text: str) -> str:
-    """A text for comparing: full-width forms as usual ones, small letters, no punctuation, single spaces.
+    """A text for comparing: full-width forms as usual ones, small letters, no punctuation but in sums, single spaces.
 
-    >>> plain("Ａ． The red  one!")
-    'a the red one'
+    >>> plain("Ａ． The red  one!"), plain("Is 1.5 > x, or not?")
+    ('a the red one', 'is 1.5 > x or not')
     """
-    text = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(re.sub(r"[^\w%+\-/]+|_", " ", text).split())
+    text = unicodedata.normalize("NFKC", text).casefold().replace("−", "-")
+    return " ".join(_NO_WORD.sub(" ", text).split())
+
+
+def unquoted(text: str) -> str:
+    """A text without what it quotes: words of the picture, that may be in any language and say anything."""
+    return _QUOTED.sub(" ", text)
 
 
 def as_body(exchanges: Sequence[Item]) -> str:

@@ -12,7 +12,7 @@ from mmfuser_jax.mminstruct.questions import checks
 from mmfuser_jax.mminstruct.questions.items import LETTERS, Item, Rejected, as_body, from_body, plain
 from mmfuser_jax.mminstruct.schema import AnswerRow, ItemRow
 
-DOUBTFUL = frozenset(("length", "given_away"))
+DOUBTFUL = frozenset(("brackets", "perhaps_leak", "length", "given_away"))
 """Faults that a person may find harmless."""
 
 _ORDER_MATTERS = re.compile(

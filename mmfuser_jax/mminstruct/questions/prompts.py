@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from mmfuser_jax.mminstruct.questions.items import Item
+from mmfuser_jax.mminstruct.questions.items import Item, plain
 from mmfuser_jax.mminstruct.questions.seed_questions import Domain
 
 FOLDER = Path(__file__).parent / "prompts"
@@ -54,6 +54,14 @@ def load_prompt(name: str, language: str) -> Prompt:
     content = json.dumps([fields, parts], sort_keys=True, ensure_ascii=False)
     version = hashlib.sha256(content.encode()).hexdigest()[:8]
     return Prompt(f"{name}.{language} {version}", fields["system"], fields["text"].strip(), parts)
+
+
+@functools.cache
+def form_texts() -> frozenset[str]:
+    """`plain` texts of every field of the forms that prompts show, in all languages: a reply that has one is a copy."""
+    parts = yaml.safe_load((FOLDER / "parts.yaml").read_text(encoding="utf-8"))
+    forms = [text for words in parts.values() for name, text in words.items() if name.startswith("form")]
+    return frozenset(filter(None, (plain(x) for form in forms for x in re.split(r"<.*?>|\b[A-D]\. |\n", form))))
 
 
 def fill(text: str, **values: object) -> str:

@@ -14,25 +14,48 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmfuser_jax.mminstruct.questions.items import LETTERS, Item, Rejected, plain
-
-YES = frozenset(("yes", "true", "right", "correct", "是", "是的", "对", "对的", "正确", "没错"))
-NO = frozenset(("no", "false", "wrong", "incorrect", "否", "不", "不是", "不对", "错", "错误", "不正确", "没有"))
-
-REFUSALS = re.compile(
-    r"\bas an? (?:ai|language model)|i(?:'m| am) (?:sorry|unable)|i (?:can ?not|can't|won't) (?:see|view|assist|help|answer|provide)"
-    r"|(?:无法|不能|没法)(?:看到|查看|回答|提供|识别)|作为(?:一个|一名)?(?:AI|人工智能|语言模型)|抱歉|对不起",
-    re.IGNORECASE,
+from mmfuser_jax.mminstruct.questions.options import (
+    bare,
+    chosen,
+    fault_of_options,
+    options_of_question,
+    split_options,
 )
-"""Words by which models decline, or say that they see no picture."""
+from mmfuser_jax.mminstruct.questions.refusals import declines
 
+YES = frozenset(
+    (
+        "yes",
+        "y",
+        "true",
+        "right",
+        "correct",
+        "是",
+        "是的",
+        "对",
+        "对的",
+        "正确",
+        "没错",
+        "有",
+        "能",
+        "会",
+        "可以",
+        "存在",
+    )
+)
+NO = frozenset(
+    (
+        "no", "n", "false", "wrong", "incorrect", "否", "不", "不是", "不对", "错", "错误", "不正确", "没有", "没", "不能", "不会",
+        "不可以", "不存在",
+    )
+)  # fmt: skip
+
+_ANSWER_IS = re.compile(r"^(?:(?:the )?(?:correct )?answer(?: is)?\b|(?:正确)?答案(?:是|为)?)\s*:?\s*", re.IGNORECASE)
+_NEITHER = re.compile(r"no (?:information|idea|answer|data)\b|(?:yes|no) (?:or|and) (?:yes|no)\b")
 _ERROR = re.compile(
     r"\s*(?:error|api error|internal server error|none|null|timeout)\b[^a-z]{0,3}.{0,80}\s*", re.IGNORECASE
 )
 _TAG = re.compile(r"[<＜]\s*(?P<end>/?)\s*(?P<kind>[QCAqcaＱＣＡ])\s*(?P<number>\d{0,3})\s*[>＞]")
-_OPTION = re.compile(r"(?:^|(?<=[\s,;，；。{(（]))[(（]?(?P<letter>[A-Ha-h])\s*(?:[.、:)]|(?=\s*\n))\s*")
-_NAMED = re.compile(r"(?i:answer|option|choice|答案|选项|选择|应选|选)\s*(?:is|are|为|是|:)?\s*[\"'“(]*([A-H])\b")
-_FIRST = re.compile(r"[\"'“(\[]*([A-H])(?:[.、:)\]\"'”]|\s*$|(?=\s*[-–—])|(?=\s+[^a-z]))")
-_MORE = re.compile(r"^\W*[A-H]\W*(?:\s*(?:,|、|;|/|&|\+|and|or|和|与|或)\s*[A-H]\b)+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +111,7 @@ def read_reply(text: str, kind: str, *, whole: bool = True) -> Reply:
 
 
 def _why_nothing(text: str) -> str:
-    if REFUSALS.search(text):
+    if declines(text):
         return "refusal"
     return "error_text" if _ERROR.fullmatch(text) else "no_items"
 
@@ -128,7 +151,7 @@ def _rows(found: Any) -> list[Mapping[str, Any]]:
 def _json_draft(row: Mapping[str, Any]) -> _Draft:
     options, answer = row.get("options", row.get("choices")), row.get("answer")
     if isinstance(options, Mapping):
-        options = [f"{letter}. {_words(option)}" for letter, option in options.items()]
+        options = [f"{letter}. {_words(option)}" for letter, option in sorted(options.items())]
     elif isinstance(options, list):
         options = [_words(option) or "" for option in options]
     elif not isinstance(options, str):
@@ -170,7 +193,7 @@ def _has(draft: _Draft | None, field: str) -> bool:
 
 
 def _item(draft: _Draft, kind: str) -> Item | Rejected:
-    question, answer = (draft.question or "").strip(), (draft.answer or "").strip()
+    question, answer = bare(draft.question or ""), bare(draft.answer or "")
     if not question:
         return Rejected("no_question", draft.text)
     if not answer:
@@ -185,80 +208,19 @@ def _item(draft: _Draft, kind: str) -> Item | Rejected:
 
 def truth_of(answer: str) -> str | None:
     """ "yes" or "no", as the first word or clause of an answer says; None where it says neither."""
-    first = re.split(r"[,.;:!，。；：！、\n]", unicodedata.normalize("NFKC", answer).strip(" {}\"'“”‘’*"))[0]
-    for words in (plain(first), plain(first).partition(" ")[0]):
-        if words in YES or words in NO:
-            return "yes" if words in YES else "no"
-    return None
+    said = unicodedata.normalize("NFKC", answer).strip(" {}\"'“”‘’*_`\n")
+    clause = plain(re.split(r"[,.;:!，。；：！、\n]", _ANSWER_IS.sub("", said, count=1))[0])
+    first = clause.partition(" ")[0]
+    words = first if first in ("yes", "no", "是", "否") and not _NEITHER.match(clause) else clause
+    return "yes" if words in YES else "no" if words in NO else None
 
 
 def _choice(question: str, answer: str, draft: _Draft) -> Item | Rejected:
-    options = draft.options
-    if not options:
-        question, options = _options_of_question(question)
-    found = split_options(options) if isinstance(options, str) else tuple(_unlettered(x) for x in options or ())
-    found = tuple(option for option in found if option)
-    if not 2 <= len(found) <= len(LETTERS):
-        return Rejected("few_options" if len(found) < 2 else "many_options", draft.text)
-    if len({plain(option) or option for option in found}) < len(found):
-        return Rejected("same_options", draft.text)
-    letter = chosen(answer, found)
-    return Item("choice", question, letter, found) if letter in LETTERS else Rejected(letter, draft.text)
-
-
-def _options_of_question(question: str) -> tuple[str, str]:
-    """A question that its options were written behind, and these."""
-    first = next((match for match in _OPTION.finditer(question) if match["letter"] in "Aa"), None)
-    return (question[: first.start()].strip(), question[first.start() :]) if first else (question, "")
-
-
-def split_options(text: str) -> tuple[str, ...]:
-    """Options without their letters, on one line or on several; without letters, a line or a part between commas each."""
-    text = unicodedata.normalize("NFKC", text).strip().strip("{}[]")
-    marks, wanted = [], 0
-    for match in _OPTION.finditer(text):
-        if wanted < len(LETTERS) and match["letter"].upper() == LETTERS[wanted]:
-            marks.append(match)
-            wanted += 1
-    if len(marks) > 1:
-        ends = [*(mark.start() for mark in marks[1:]), len(text)]
-        return tuple(_bare(text[mark.end() : end]) for mark, end in zip(marks, ends, strict=True))
-    lines = [line for line in text.splitlines() if line.strip()]
-    parts = lines if len(lines) > 1 else re.split(r"[,;、|]", text)
-    return tuple(filter(None, (_unlettered(part) for part in parts)))
-
-
-def _unlettered(text: str) -> str:
-    return _bare(re.sub(r"^\s*[(（]?[A-Ha-h]\s*[.．、:：)）]\s*", "", text))
-
-
-def _bare(text: str) -> str:
-    return text.strip().strip("\"'“”,;，；").strip()
-
-
-def chosen(answer: str, options: Sequence[str]) -> str:
-    """The letter of an option that an answer names by letter, by text or by both; else a code of `reasons.REPLIES`."""
-    answer = unicodedata.normalize("NFKC", answer).strip()
-    if _MORE.search(answer):
-        return "several_answers"
-    texts = [plain(option) for option in options]
-    words = plain(answer)
-    if words in texts:
-        return LETTERS[texts.index(words)]
-    named = _FIRST.match(answer) or _NAMED.search(answer)
-    if named is None:
-        return _by_text(words, texts)
-    place = LETTERS.index(named[1])
-    if place >= len(options):
-        return "answer_is_no_option"
-    said = plain(answer[named.end() :])
-    others = [text for index, text in enumerate(texts) if index != place]
-    return "letter_and_text_differ" if said and said in others and said != texts[place] else named[1]
-
-
-def _by_text(words: str, texts: Sequence[str]) -> str:
-    """The only option that stands, as words, within an answer."""
-    within = [index for index, text in enumerate(texts) if text and f" {text} " in f" {words} "]
-    if len(within) > 1:
-        return "several_answers"
-    return LETTERS[within[0]] if within else "answer_is_no_option"
+    written = draft.options
+    if not written:
+        question, written = options_of_question(question)
+    options = split_options(written)
+    if fault := fault_of_options(options.texts) or ("" if question else "no_question"):
+        return Rejected(fault, draft.text)
+    letter = chosen(answer, options.texts, options.numbered)
+    return Item("choice", question, letter, options.texts) if letter in LETTERS else Rejected(letter, draft.text)

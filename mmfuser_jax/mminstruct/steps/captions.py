@@ -11,9 +11,9 @@ from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import Project
 from mmfuser_jax.mminstruct.questions.checks import language_of
 from mmfuser_jax.mminstruct.questions.prompts import Material, fill, load_prompt
-from mmfuser_jax.mminstruct.questions.replies import REFUSALS
+from mmfuser_jax.mminstruct.questions.refusals import declines
 from mmfuser_jax.mminstruct.questions.seed_questions import Domain
-from mmfuser_jax.mminstruct.reasons import MEANINGS
+from mmfuser_jax.mminstruct.reasons import TOLD
 from mmfuser_jax.mminstruct.schema import AnswerRow, ImageRow, Texts
 from mmfuser_jax.mminstruct.steps.step import Subject, fail, failure, seed_of
 
@@ -52,7 +52,7 @@ class Captions:
             knowledge=material.knowledge(prompt),
         )  # fmt: skip
         if before is not None:
-            text += fill(prompt.parts["mend_caption"], faults=MEANINGS.get(before.reason, before.reason))
+            text += fill(prompt.parts["mend_caption"], faults=TOLD[language][before.reason])
         more = 2 if before is not None and before.reason == "cut_off" else 1
         return Ask(
             self.name, image.domain, image.sha, KIND, language, prompt.name,
@@ -72,7 +72,7 @@ class Captions:
     def _fault(self, answer: AnswerRow) -> str:
         if answer.finish == "length":
             return "cut_off"
-        if REFUSALS.search(answer.text[:OPENING]):
+        if declines(answer.text, OPENING):
             return "caption_refusal"
         if language_of(answer.text) != answer.language:
             return "caption_language"

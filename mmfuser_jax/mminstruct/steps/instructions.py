@@ -22,7 +22,7 @@ from mmfuser_jax.mminstruct.questions.prompts import (
 )
 from mmfuser_jax.mminstruct.questions.replies import read_reply
 from mmfuser_jax.mminstruct.questions.seed_questions import Domain
-from mmfuser_jax.mminstruct.reasons import MEANINGS
+from mmfuser_jax.mminstruct.reasons import TOLD
 from mmfuser_jax.mminstruct.schema import AnswerRow, ImageRow, ItemRow
 from mmfuser_jax.mminstruct.steps.captions import caption_of, material_of
 from mmfuser_jax.mminstruct.steps.step import Subject, fail, failure, seed_of
@@ -124,5 +124,6 @@ def _missing(have: list[Item], kind: str) -> Counter[str]:
 def faults_of(ledger: Ledger, answer: AnswerRow) -> str:
     """What was wrong with an answer, as lines of a prompt."""
     refused = list(ledger.rows(ItemRow, "image = ? AND answer = ? AND state = 'refused'", (answer.image, answer.key)))
-    lines = [f"- {MEANINGS[row.reason]}: {row.body[:200]}" for row in refused[:FAULTS]]
-    return fenced("\n".join(lines) or f"- {MEANINGS[answer.reason or 'too_few']}")
+    told = TOLD[answer.language]
+    lines = [f"- {told[row.reason]}: {row.body[:200]}" for row in refused[:FAULTS]]
+    return fenced("\n".join(lines) or f"- {told[answer.reason or 'too_few']}")
