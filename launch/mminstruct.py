@@ -13,6 +13,7 @@ python launch/mminstruct.py domains
 """
 
 import contextlib
+import importlib.metadata
 import sqlite3
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ from absl import flags
 from mmfuser_jax import cli
 
 try:
-    import pydantic  # noqa: F401
+    for name in ("aiolimiter", "genai-prices", "httpx2", "openai", "pydantic", "starlette", "uvicorn"):
+        importlib.metadata.version(name)
 except ImportError:
     sys.exit("error: the data engine needs its extra: pip install 'mmfuser-jax[engine]'")
 
@@ -31,7 +33,7 @@ from mmfuser_jax.locks import locked
 from mmfuser_jax.mminstruct.ledger import Ledger, LedgerError
 from mmfuser_jax.mminstruct.project import CONFIG, Project, init_project
 from mmfuser_jax.mminstruct.questions.seed_questions import load_domains
-from mmfuser_jax.mminstruct.status import print_pictures, print_status
+from mmfuser_jax.mminstruct.status import next_step, print_pictures, print_status
 
 _PROJECT = flags.DEFINE_string("project", None, "The project's folder.")
 _DOMAIN = flags.DEFINE_string("domain", None, "init: of the pictures; `domains` lists what there is.")
@@ -57,6 +59,8 @@ ASKING = ("shard", "ray")
 
 REVIEW = "review"
 """Folder in a project that whoever reviews holds."""
+
+OPEN = "a review is open"
 
 
 @contextlib.contextmanager
@@ -126,8 +130,12 @@ def _ask(project: Project, ledger: Ledger, name: str) -> None:
 def generate() -> None:
     """Has questions made."""
     with _opened() as (project, ledger):
-        _ask(project, ledger, "generate")
+        _generate(project, ledger)
         print_status(ledger)
+
+
+def _generate(project: Project, ledger: Ledger) -> None:
+    _ask(project, ledger, "generate")
 
 
 def expand() -> None:
@@ -146,26 +154,35 @@ def _expand(project: Project, ledger: Ledger) -> None:
 
 
 def run() -> None:
-    """All steps up to the people."""
+    """All steps up to the people; questions that a server has no time for hold the steps after them up in nothing else."""
+    from mmfuser_jax.mminstruct.steps.work import UnansweredError
+
+    unanswered = []
     with _opened() as (project, ledger):
         _collect(project, ledger)
-        _caption(project, ledger)
-        _ask(project, ledger, "generate")
-        _expand(project, ledger)
+        for step in (_caption, _generate, _expand):
+            try:
+                step(project, ledger)
+            except UnansweredError as error:
+                unanswered.append(str(error))
         print_status(ledger)
+    if unanswered:
+        raise UnansweredError("; ".join(unanswered))
     print(f"now look at it: python launch/mminstruct.py review --project={_PROJECT.value}")
 
 
 def review() -> None:
     """A page for people, or Label Studio's files."""
+    if _EXPORT_TASKS.value and _IMPORT_TASKS.value:
+        sys.exit("error: --export_tasks and --import_tasks: one at a time")
     if _EXPORT_TASKS.value or _IMPORT_TASKS.value:
-        with _opened() as (project, ledger), locked(project.folder / REVIEW):
+        with _opened() as (project, ledger), locked(project.folder / REVIEW, OPEN):
             _label_studio(project, ledger)
         return
     from mmfuser_jax.mminstruct.review.server import serve_review
 
     project = Project(Path(_PROJECT.value))
-    with locked(project.folder / REVIEW):  # two servers would give the same item to two people
+    with locked(project.folder / REVIEW, OPEN):  # two servers would give the same item to two people
         serve_review(project, _REVIEWER.value, _HOST.value, _PORT.value)
 
 
@@ -175,10 +192,11 @@ def _label_studio(project: Project, ledger: Ledger) -> None:
     if _EXPORT_TASKS.value:
         written = write_tasks(project, ledger, Path(_EXPORT_TASKS.value))
         print(f"{_EXPORT_TASKS.value}: {written.tasks:,} tasks; {written.config}: the labelling config")
+        print(written.settings)
         if written.left_out:
             print(f"{len(written.left_out):,} items are for our own page, as a line of theirs looks like a heading")
         return
-    found = read_tasks(ledger, Path(_IMPORT_TASKS.value), _REVIEWER.value)
+    found = read_tasks(project, ledger, Path(_IMPORT_TASKS.value), _REVIEWER.value)
     print(", ".join(f"{count:,} {what}" for what, count in found.counts.items()) or "no verdict in it")
     for error in found.errors:
         print(error, file=sys.stderr)
@@ -191,6 +209,8 @@ def export() -> None:
     with _opened() as (project, ledger):
         counts = export_project(project, ledger, Path(_TO.value), _FORMATS.value, _WORKERS.value)
     print(f"{_TO.value}: {counts.items:,} items about {counts.pictures:,} pictures; the card is {_TO.value}/README.md")
+    for line in counts.lines():
+        print(line)
 
 
 def merge() -> None:
@@ -211,9 +231,10 @@ def seeds() -> None:
 
 
 def status() -> None:
-    """Shows what the project has."""
-    with _opened() as (_, ledger):
+    """Shows what the project has, and what comes next."""
+    with _opened() as (project, ledger):
         print_status(ledger)
+        print(next_step(project, ledger))
 
 
 def domains() -> None:

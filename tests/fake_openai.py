@@ -12,7 +12,7 @@ class FakeServer:
     Attributes:
       reply: (body of the request, how often its words were asked before) → text, or (status, headers, JSON or text), or
         "hang" to say nothing.
-      latency: seconds before each answer.
+      latency: seconds before each answer; or (body of the request) → seconds.
       bodies: of all requests; of questions in files too, with their `custom_id`.
       most: requests that were there at the same time.
       files: name → content of what was sent as a file, and of what was written about it.
@@ -184,7 +184,7 @@ class FakeServer:
             self.bodies.append(body)
             words = json.dumps(body["messages"])
             before = self._seen[words] = self._seen.get(words, -1) + 1
-            await asyncio.sleep(self.latency)
+            await asyncio.sleep(self.latency(body) if callable(self.latency) else self.latency)
             answer = self.reply(body, before)
             if answer == "hang":
                 await asyncio.sleep(3600)

@@ -1,6 +1,5 @@
 """Questions to a server that is slow, busy, broken or wrong: each is answered or has a reason, and is paid for once."""
 
-import asyncio
 import os
 import random
 import resource
@@ -11,12 +10,14 @@ import time
 import pytest
 
 from mmfuser_jax.mminstruct.asking.ask import Answer, Ask
-from mmfuser_jax.mminstruct.asking.endpoints import ATTEMPTS, PASSING, AskingError, Endpoint, Pace
-from mmfuser_jax.mminstruct.asking.online import Budget, _Asking, ask_all
-from mmfuser_jax.mminstruct.asking.prices import NAME, Price, PriceError, Tokens, price_of
+from mmfuser_jax.mminstruct.asking.endpoints import ATTEMPTS, AskingError, Endpoint, Pace
+from mmfuser_jax.mminstruct.asking.online import Budget, ask_all
+from mmfuser_jax.mminstruct.asking.prices import HEAD, NAME, Price, PriceError, Tokens, price_of
+from mmfuser_jax.mminstruct.asking.trust import Trust
 from mmfuser_jax.mminstruct.config import Server
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import ProjectError
+from mmfuser_jax.mminstruct.reasons import PASSING
 from mmfuser_jax.mminstruct.schema import AnswerRow
 from tests.fake_openai import FakeServer, completion
 from tests.nursery import nursery
@@ -31,14 +32,17 @@ def questions(count, **fields):
         yield Ask(**{**given, "seed": number, "system": "Be brief.", "text": f"What is {number}?", **fields})
 
 
-def ask(server, asks, *, budget=None, variables=("",), **settings):
-    """(answers with costs, outcome)."""
-    taken = []
-    endpoints = [
-        Endpoint(Server(base_url=server.base_url, model="m", patience=0.02, **settings), name) for name in variables
-    ]
-    outcome = ask_all(asks, endpoints, budget or Budget(FREE, 0.0, None), lambda ask: b"a picture", taken.extend)
-    return taken, outcome
+def ask(server, asks, *, variables=("",), taken=None, **settings):
+    """(answers with costs, outcome); these are in `taken` too, however it ends."""
+    taken = [] if taken is None else taken
+    given = {name: settings.pop(name) for name in ("budget", "picture", "proven") if name in settings}
+    settings = {"base_url": server.base_url, "model": "m", "patience": 0.02, **settings}
+    return taken, asked([Endpoint(Server(**settings), name) for name in variables], asks, taken.extend, **given)
+
+
+def asked(endpoints, asks, take, *, budget=None, picture=lambda ask: b"a picture", proven=False):
+    """The outcome."""
+    return ask_all(asks, endpoints, budget or Budget(FREE, 0.0, None), picture, take, Trust(proven))
 
 
 def test_every_question_has_its_answer():
@@ -132,25 +136,6 @@ def test_what_no_question_would_survive_ends_it_all(status):
         assert len(server.bodies) < 20
 
 
-def test_answers_that_came_with_an_error_are_written():
-    (question,), written = questions(1), []
-    asking = _Asking(
-        [Endpoint(Server(base_url="http://x", model="m"), "")], Budget(FREE, 0.0, None), lambda ask: b"", written.extend
-    )
-
-    async def fail():
-        raise AskingError("no such key")
-
-    async def both():
-        tasks = [asyncio.create_task(fail()), asyncio.create_task(asyncio.sleep(0, Answer(question, "m", "fine")))]
-        await asyncio.wait(tasks)
-        with pytest.raises(AskingError, match="no such key"):
-            asking._write(tasks)
-
-    asyncio.run(both())
-    assert [answer.text for answer, _ in written] == ["fine"]
-
-
 def test_b3_keys_come_from_the_environment_and_share_the_work(monkeypatch):
     monkeypatch.setenv("ONE", "secret1")
     monkeypatch.setenv("TWO", "secret2")
@@ -165,7 +150,7 @@ def test_b3_keys_come_from_the_environment_and_share_the_work(monkeypatch):
             ask(server, questions(1), variables=("THREE",))
     assert "secret" not in str(error.value)
     with pytest.raises(ProjectError, match="no server to ask"):
-        ask_all(questions(1), [], Budget(FREE, 0.0, None), lambda ask: b"", lambda answers: None)
+        asked([], questions(1), lambda answers: None)
 
 
 def test_pace_grows_with_answers_and_is_cut_once_a_round():
@@ -227,11 +212,11 @@ def test_b4_questions_wait_beside_each_other_with_flat_memory():
         fake.bodies, fake._seen = Forgetful(), Nothing()
         server = Server(base_url=fake.base_url, model="m", most=64)
         begun = time.monotonic()
-        ask_all(questions(1500), [Endpoint(server, "")], Budget(FREE, 0.0, None), lambda ask: b"", take)
+        asked([Endpoint(server, "")], questions(1500), take)
         rate = 1500 / (time.monotonic() - begun)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         fake.latency = 0.0
-        ask_all(questions(3000), [Endpoint(server, "")], Budget(FREE, 0.0, None), lambda ask: b"", take)
+        asked([Endpoint(server, "")], questions(3000), take)
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert count[0] == 4500
     assert grown < 20_000, "kilobytes"
@@ -266,8 +251,7 @@ def asked_into(ledger, server, count):
                 ledger.add_answer(answer.row(cost))
 
     asks = (ask for ask in questions(count) if ask.key("m") not in known)
-    price = Price(1.0, 1.0)
-    return ask_all(asks, [Endpoint(server, "")], Budget(price, ledger.spent(), None), lambda ask: b"", take)
+    return asked([Endpoint(server, "")], asks, take, budget=Budget(Price(1.0, 1.0), ledger.spent(), None))
 
 
 def asks_all(folder):
@@ -362,6 +346,8 @@ def test_prices_are_looked_up_once_and_kept_with_their_date(tmp_path):
         PriceError, match=r"no price is known of 'vicuna'; write one into .*prices.yaml, such as: vicuna: "
     ):
         price_of("vicuna", tmp_path)
+    (tmp_path / NAME).write_text(HEAD)
+    assert price_of("gpt-4o-mini", tmp_path) == price
     (tmp_path / NAME).write_text("- 3\n")
     with pytest.raises(PriceError, match="not models with input and output"):
         price_of("llava", tmp_path)

@@ -166,6 +166,8 @@ EXPECTED = {
     },
 }
 
+SPLITS = {name: list(dict.fromkeys(row.split("/")[0] for row in rows)) for name, rows in EXPECTED.items()}
+
 
 def outcome(found):
     return found.item if isinstance(found, Imported) else found.reason
@@ -173,7 +175,7 @@ def outcome(found):
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_every_question_becomes_an_item_or_has_its_reason(tmp_path, name):
-    found = list(FORMATS[name](MAKERS[name](tmp_path)))
+    found = list(FORMATS[name](MAKERS[name](tmp_path), SPLITS[name]))
     assert {x.name: outcome(x) for x in found} == EXPECTED[name]
     assert len({x.name for x in found}) == len(found)
     for x in found:
@@ -189,7 +191,42 @@ def test_every_question_becomes_an_item_or_has_its_reason(tmp_path, name):
 @pytest.mark.parametrize("name", sorted(FORMATS))
 def test_reading_again_gives_the_same_names(tmp_path, name):
     folder = MAKERS[name](tmp_path)
-    assert list(FORMATS[name](folder)) == list(FORMATS[name](folder))
+    assert list(FORMATS[name](folder, SPLITS[name])) == list(FORMATS[name](folder, SPLITS[name]))
+
+
+def names_of(name, folder, splits):
+    return [found.name for found in FORMATS[name](folder, splits)]
+
+
+@pytest.mark.parametrize(("name", "split"), [(name, split) for name, splits in SPLITS.items() for split in splits])
+def test_of_other_splits_nothing_is_read(tmp_path, name, split):
+    names = names_of(name, MAKERS[name](tmp_path), [split])
+    assert sorted(names) == sorted(row for row in EXPECTED[name] if row.startswith(f"{split}/"))
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("train", "train1"),
+        ("validation", "validation1 validation2"),
+        ("validation2", "validation2"),
+        ("validation1 validation", "validation1 validation2"),
+    ],
+)
+def test_a_split_in_parts_may_be_named_without_their_numbers(tmp_path, names, expected):
+    folder = figureqa(tmp_path)
+    for split in ("validation1", "validation2"):
+        shutil.copytree(folder / "train1", folder / split)
+    read = names_of("figureqa", folder, names.split())
+    assert list(dict.fromkeys(name.split("/")[0] for name in read)) == expected.split()
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+@pytest.mark.parametrize("split", ["trial", "tr", ""])
+def test_a_split_that_is_not_there_is_refused_with_those_that_are(tmp_path, name, split):
+    there = ", ".join(sorted(SPLITS[name]))
+    with pytest.raises(PublicSetError, match=rf"{tmp_path}: splits: no '{split}' of \S+ is here; there are {there}$"):
+        FORMATS[name](MAKERS[name](tmp_path), ["train", split])
 
 
 @pytest.mark.parametrize("name", sorted(FORMATS))
@@ -201,7 +238,7 @@ def test_a_folder_that_is_not_the_set_is_refused_when_the_reader_is_called(tmp_p
     if other == "another set":
         MAKERS["dvqa" if name != "dvqa" else "tqa"](folder)
     with pytest.raises(PublicSetError, match=rf"{other}: does not look like \w+.*: expected \S+ in it"):
-        FORMATS[name](folder)
+        FORMATS[name](folder, SPLITS[name])
 
 
 @pytest.mark.parametrize(("name", "pictures"), [("dvqa", "images"), ("tabmwp", "tables"), ("clevr_math", "CLEVR_v1.0")])
@@ -209,7 +246,7 @@ def test_a_set_without_its_folder_of_pictures_is_refused_at_once(tmp_path, name,
     folder = MAKERS[name](tmp_path)
     shutil.rmtree(folder / pictures)
     with pytest.raises(PublicSetError, match=f"expected {pictures}"):
-        FORMATS[name](folder)
+        FORMATS[name](folder, SPLITS[name])
 
 
 @pytest.mark.parametrize(
@@ -228,7 +265,7 @@ def test_a_file_that_is_not_what_it_should_be_is_named(tmp_path, name, file, tex
     folder = MAKERS[name](tmp_path)
     (folder / file).write_text(text)
     with pytest.raises(PublicSetError, match=match):
-        list(FORMATS[name](folder))
+        list(FORMATS[name](folder, ["train"]))
 
 
 @pytest.mark.parametrize("block", [128, 200, 1 << 20])
@@ -243,9 +280,8 @@ def test_a_large_file_is_read_as_far_as_it_is_asked_for(tmp_path, monkeypatch):
     folder = figureqa(tmp_path)
     rows = json.dumps(json.loads((folder / "train1/qa_pairs.json").read_text())["qa_pairs"][0])
     (folder / "train1/qa_pairs.json").write_text(f'{{"qa_pairs": [{", ".join([rows] * 50)}, and this is no JSON')
-    shutil.rmtree(folder / "no_annot_test1")
     monkeypatch.setattr(imported, "BLOCK", 4 * len(rows))
-    found = FORMATS["figureqa"](folder)
+    found = FORMATS["figureqa"](folder, ["train"])
     assert [next(found).name for _ in range(50)] == [f"train1/{place}" for place in range(50)]
     with pytest.raises(PublicSetError, match="after row 50"):
         next(found)
@@ -255,7 +291,7 @@ def test_bytes_that_are_no_text_refuse_one_question_and_no_other(tmp_path):
     folder = figureqa(tmp_path)
     path = folder / "train1/qa_pairs.json"
     path.write_bytes(path.read_bytes().replace(b"Is Red", b"Is \xff\xfe", 1))
-    outcomes = [outcome(x) for x in FORMATS["figureqa"](folder) if x.name.startswith("train1")]
+    outcomes = [outcome(x) for x in FORMATS["figureqa"](folder, ["train"])]
     assert outcomes == ["field", *list(EXPECTED["figureqa"].values())[1:4]]
 
 
@@ -265,6 +301,6 @@ def test_a_choice_has_as_many_options_as_there_are_letters_at_most(tmp_path, cou
     options = [f"{number} %" for number in range(count)]
     problem = {"question": "How much?", "choices": options, "answer": options[-1], "solution": "Look.", "unit": ""}
     write(folder / "problems_train.json", {"17": problem})
-    found, *_ = FORMATS["tabmwp"](folder)
+    found, *_ = FORMATS["tabmwp"](folder, ["train"])
     expected = reason or Item("choice", "How much?", LETTERS[count - 1], tuple(options))
     assert outcome(found) == expected

@@ -10,14 +10,16 @@ import pytest
 
 from mmfuser_jax.mminstruct.asking import on_ray as ray_asking
 from mmfuser_jax.mminstruct.asking.ask import Answer
-from mmfuser_jax.mminstruct.asking.endpoints import PASSING, AskingError, Endpoint
+from mmfuser_jax.mminstruct.asking.endpoints import AskingError, Endpoint
 from mmfuser_jax.mminstruct.asking.on_ray import CHUNK, ask_on_ray, shares
 from mmfuser_jax.mminstruct.asking.online import Budget, ask_all
 from mmfuser_jax.mminstruct.asking.prices import Price
 from mmfuser_jax.mminstruct.asking.shards import in_shard, merge
+from mmfuser_jax.mminstruct.asking.trust import Trust
 from mmfuser_jax.mminstruct.config import Server
 from mmfuser_jax.mminstruct.ledger import Ledger, LedgerError
 from mmfuser_jax.mminstruct.project import ProjectError
+from mmfuser_jax.mminstruct.reasons import PASSING
 from mmfuser_jax.mminstruct.schema import AnswerRow
 from tests.fake_openai import FakeServer
 from tests.test_asking import ask, questions
@@ -49,11 +51,11 @@ def server_of(fake, **settings):
     return Server(**{"base_url": fake.base_url, "model": "m", "keys": ["KEY_FOR_RAY"], "patience": 0.02, **settings})
 
 
-def on_ray(servers, asks, budget=None, workers=2):
+def on_ray(servers, asks, budget=None, workers=2, trust=None, taken=None):
     """(answers with costs, outcome)."""
-    taken = []
+    taken = [] if taken is None else taken
     budget = budget or Budget(PRICE, 0.0, None)
-    outcome = ask_on_ray(asks, servers, budget, lambda ask: b"a picture", taken.extend, workers)
+    outcome = ask_on_ray(asks, servers, budget, lambda ask: b"a picture", taken.extend, trust or Trust(False), workers)
     return taken, outcome
 
 
@@ -85,7 +87,7 @@ def test_the_ledger_is_as_that_of_one_process(ray, tmp_path, monkeypatch):
     with FakeServer(picky) as fake:
         alone = []
         endpoint = Endpoint(server_of(fake), "KEY_FOR_RAY")
-        ask_all(asks, [endpoint], Budget(PRICE, 0.0, None), lambda ask: b"a picture", alone.extend)
+        ask_all(asks, [endpoint], Budget(PRICE, 0.0, None), lambda ask: b"a picture", alone.extend, Trust(False))
     with FakeServer(picky) as fake:
         together, outcome = on_ray([server_of(fake)], asks)
         assert {body["authorization"] for body in fake.bodies} == {f"bearer {SECRET}"}
@@ -121,6 +123,18 @@ def test_the_key_is_in_no_log_and_no_argument(ray, monkeypatch):
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
 
 
+@pytest.mark.parametrize("status", [400, 401])
+def test_a_key_that_a_server_repeats_is_written_nowhere(ray, status):
+    taken = []
+
+    def reply(body, before):
+        return status, {}, {"error": {"message": f"what is {body['authorization']}"}}
+
+    with FakeServer(reply) as fake, pytest.raises(AskingError, match="what is bearer …") as raised:
+        on_ray([server_of(fake)], questions(20), taken=taken)
+    assert SECRET not in "".join([str(raised.value), *(answer.detail for answer, _ in taken)])
+
+
 def test_what_a_lost_worker_had_is_asked_by_another(ray, monkeypatch):
     hands, taken, on_its_way = [], [], []
     begin = ray_asking._Driver._begin
@@ -138,7 +152,7 @@ def test_what_a_lost_worker_had_is_asked_by_another(ray, monkeypatch):
     monkeypatch.setattr(ray_asking._Driver, "_begin", watched)
     with FakeServer(shout, latency=0.02) as fake:
         budget = Budget(PRICE, 0.0, None)
-        outcome = ask_on_ray(questions(400), [server_of(fake, most=16)], budget, lambda ask: b"", take, 2)
+        outcome = ask_on_ray(questions(400), [server_of(fake, most=16)], budget, lambda ask: b"", take, Trust(False), 2)
         assert 400 <= len(fake.bodies) <= 400 + (on_its_way[0] + 1) * CHUNK
     assert len(hands) == 3
     assert outcome.asked == 400
@@ -170,6 +184,34 @@ def test_what_no_question_would_survive_ends_it_all_with_the_same_error(ray):
     assert "no such key" in str(alone.value)
 
 
+def test_answers_on_their_way_are_written_before_an_error_ends_it(ray):
+    """More than a hundred questions are with the workers; those that are not sent yet are left for another time."""
+
+    def reply(body, before):
+        wrong = body["messages"][1]["content"] == "What is 3?"
+        return (401, {}, {"error": {"message": "no such key"}}) if wrong else "fine"
+
+    with FakeServer(reply, latency=0.5) as fake:
+        taken = []
+        with pytest.raises(AskingError, match="no such key"):
+            on_ray([server_of(fake)], questions(1000), taken=taken, trust=Trust(True))
+        assert len(taken) + 1 == len(fake.bodies) < 60
+    assert {answer.text for answer, _ in taken} == {"fine"}
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_server_that_answers_nothing_ends_it_soon(ray, known):
+    """It refuses all questions, or is not there."""
+    taken = []
+    with FakeServer(lambda *_: (400, {}, {"error": {"message": "no schemas here"}})) as fake:
+        with pytest.raises(AskingError, match=r"none of the (first 8|last 32) questions was .*no schemas here"):
+            on_ray([server_of(fake)], questions(2000), trust=Trust(known), taken=taken)
+        assert len(taken) == len(fake.bodies) < (300 if known else 20)
+    with pytest.raises(AskingError, match=r"none of the (first 8|last 32) questions was answered \(unreachable"):
+        on_ray([server_of(fake)], questions(2000), trust=Trust(known), taken=taken)
+    assert len(taken) < 600
+
+
 def test_a_worker_whose_environment_lacks_the_key_says_so(ray, monkeypatch):
     monkeypatch.setenv("NOT_SET", "but in the driver")
     with FakeServer() as fake, pytest.raises(AskingError, match="the environment has no NOT_SET, which project"):
@@ -184,6 +226,16 @@ def test_the_budget_ends_it_cleanly(ray):
         assert len(taken) == len(fake.bodies)
         assert 90 < len(taken) < 100
     assert budget.spent == pytest.approx(len(taken) * 120e-6)
+
+
+def test_money_that_comes_back_is_used(ray):
+    """Answers cost an eighth of what is set aside for them."""
+    with FakeServer() as fake:
+        budget = Budget(PRICE, 0.0, 110 * 120e-6)
+        taken, outcome = on_ray([server_of(fake)], questions(100), budget)
+    assert (len(taken), outcome.stopped) == (100, "")
+    assert budget.spent == pytest.approx(100 * 120e-6)
+    assert budget._reserved == pytest.approx(0.0)
 
 
 def test_a_signal_waits_for_what_is_on_its_way(ray):
@@ -222,6 +274,13 @@ def test_workers_together_may_do_what_the_server_allows(workers):
         assert all(share.requests_per_minute for share in mine) == bool(server.requests_per_minute)
     assert len(parts) == workers
     assert sum(len(part) == 2 for part in parts) == min(workers, 5)
+
+
+def test_no_more_workers_than_may_send_a_picture_in_a_minute():
+    server = Server(base_url="http://x", model="m", tokens_per_minute=60_000, picture_tokens=26_000)
+    for tokens, count in ((60_000, 2), (30_000, 1), (20_000, 1), (0, 8)):
+        parts = shares([server.model_copy(update={"tokens_per_minute": tokens})], 8)
+        assert [share.tokens_per_minute for part in parts for share in part] == [tokens // count] * count
 
 
 def test_no_more_workers_than_have_something_to_do():
@@ -267,7 +326,7 @@ def asked_into(path, asks):
                 for answer, cost in taken:
                     ledger.add_answer(dataclasses.replace(answer.row(cost), read=1))
 
-        ask_all(asks, [Endpoint(server, "")], Budget(PRICE, 0.0, None), lambda ask: b"", take)
+        ask_all(asks, [Endpoint(server, "")], Budget(PRICE, 0.0, None), lambda ask: b"", take, Trust(False))
     return path
 
 

@@ -17,6 +17,19 @@ HOST = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 STEPS = ("caption", "generate", "expand", "judge")
 """In which servers are asked."""
 
+OURS = {
+    "model",
+    "messages",
+    "seed",
+    "temperature",
+    "max_tokens",
+    "max_completion_tokens",
+    "response_format",
+    "stream",
+    "n",
+}
+"""Fields of what is sent to a server that nobody else may give."""
+
 
 def known_domain(name: str) -> str:
     """A domain's name.
@@ -130,17 +143,31 @@ class Collect(_Fields):
     timeout_seconds: float = pydantic.Field(default=60.0, gt=0)
 
 
+def _address(text: str) -> str:
+    if not re.fullmatch(r"https?://\S+", text):
+        raise ValueError(f"{text!r} is no address; write it as https://api.openai.com/v1 or http://localhost:8000/v1")
+    return text
+
+
+def _beside_ours(fields: dict[str, pydantic.JsonValue]) -> dict[str, pydantic.JsonValue]:
+    if taken := sorted(OURS.intersection(fields)):
+        raise ValueError(f"{taken[0]} is given by the program; see temperature, tokens_field and json_schema")
+    return fields
+
+
 class Server(_Fields):
     """A server that speaks OpenAI's protocol.
 
     Attributes:
-      base_url: up to and with `/v1`.
+      base_url: up to and with `/v1`, or what stands for it.
       model: its name there.
       keys: variables of the environment that hold keys, each asked as if it were a server of its own; never the keys.
       most: questions on their way at a time, of each key.
       requests_per_minute, tokens_per_minute: of each key; 0 for no limit.
       timeout_seconds: for an answer.
-      temperature: of drawing tokens.
+      temperature: of drawing tokens; None leaves it to the server, as models that reason want it.
+      tokens_field: what the server calls the most tokens of an answer: OpenAI's models that reason know the second name alone.
+      extra: fields that are sent beside those of the program, as {reasoning_effort: low}.
       steps: in which it is asked; all servers of a step have the same model. "judge" is a step of its own, made where it has
         a server.
       picture_side: pixels of the longer side to which pictures are made smaller before they are sent.
@@ -151,14 +178,16 @@ class Server(_Fields):
       patience: factor of the pauses before a question is asked again.
     """
 
-    base_url: str
+    base_url: Annotated[str, AfterValidator(_address)]
     model: str
     keys: list[Annotated[str, AfterValidator(_variable)]] = []
     most: int = pydantic.Field(default=64, ge=1)
     requests_per_minute: int = pydantic.Field(default=0, ge=0)
     tokens_per_minute: int = pydantic.Field(default=0, ge=0)
     timeout_seconds: float = pydantic.Field(default=120.0, gt=0)
-    temperature: float = 0.7
+    temperature: float | None = 0.7
+    tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    extra: Annotated[dict[str, pydantic.JsonValue], AfterValidator(_beside_ours)] = {}
     steps: list[Literal[STEPS]] = ["caption", "generate", "expand"]  # type: ignore[valid-type]
     picture_side: int = pydantic.Field(default=1024, ge=64)
     picture_tokens: int = pydantic.Field(default=1500, ge=0)
@@ -210,6 +239,8 @@ class PublicSet(_Fields):
     Attributes:
       format: of `public_sets.FORMATS`.
       folder: as its authors publish it.
+      name: of the set in the ledger, by which what was taken before is known; "" for the name of its format.
+      splits: whose questions are taken, as its authors name them; "train" also stands for "train1".
       domain: of its pictures.
       most: questions to take, spread evenly; 0 for all.
       licence: of its pictures.
@@ -217,9 +248,26 @@ class PublicSet(_Fields):
 
     format: str
     folder: str
+    name: str = pydantic.Field(default="", pattern=r"^[\w.-]*$")
+    splits: Annotated[list[str], AfterValidator(_each_once)] = ["train"]
     domain: Annotated[str, AfterValidator(known_domain)] = "chart_and_math"
     most: int = pydantic.Field(default=0, ge=0)
     licence: str = ""
+
+    @property
+    def called(self) -> str:
+        """Its name in the ledger."""
+        return self.name or self.format
+
+
+def _told_apart(sets: list[PublicSet]) -> list[PublicSet]:
+    names = [chosen.called for chosen in sets]
+    for name in names:
+        if name in STEPS:
+            raise ValueError(f"{name!r} is a step; give the set another name")
+        if names.count(name) > 1:
+            raise ValueError(f"two sets are called {name!r}; give the new one another, as name: {name}_2")
+    return sets
 
 
 class Expand(_Fields):
@@ -235,7 +283,7 @@ class Expand(_Fields):
     conversations: bool = True
     rounds: int = pydantic.Field(default=3, ge=2)
     tokens: int = pydantic.Field(default=2048, ge=16)
-    sets: list[PublicSet] = []
+    sets: Annotated[list[PublicSet], AfterValidator(_told_apart)] = []
 
 
 class Review(_Fields):
@@ -261,6 +309,7 @@ class Output(_Fields):
       reviewer_usd_per_hour: that a person costs.
       manual_usd: that an instruction written by hand costs, to compare with.
       licence: of the set.
+      reviewer_names: whether it names those who looked at items, as they named themselves; else they are numbered.
     """
 
     unreviewed: bool = True
@@ -268,6 +317,7 @@ class Output(_Fields):
     reviewer_usd_per_hour: float = pydantic.Field(default=20.0, ge=0)
     manual_usd: float = pydantic.Field(default=0.5, ge=0)
     licence: str = ""
+    reviewer_names: bool = False
 
 
 class Config(_Fields):

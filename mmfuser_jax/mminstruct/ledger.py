@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from mmfuser_jax.mminstruct.reasons import PASSING_SQL
 from mmfuser_jax.mminstruct.schema import SCHEMA, TABLES, VERSION, AnswerRow, ImageRow
 
 R = TypeVar("R")
@@ -95,14 +96,21 @@ class Ledger:
         return self._db.execute(sql, values).fetchall()
 
     def add_answer(self, row: AnswerRow) -> None:
-        """What came of a question, instead of what came of it before; what that had cost and taken is added."""
-        before = self.row(AnswerRow, "key = ?", (row.key,))
-        if before:
+        """What came of a question, instead of what came of it before, in the same words or in others; what that had cost is added.
+
+        In others: where the project was changed after no answer had come.
+        """
+        where = (
+            f"key = ? OR image = ? AND step = ? AND kind = ? AND language = ? AND about = ? AND reason IN {PASSING_SQL}"
+        )
+        subject = (row.image, row.step, row.kind, row.language, row.about)
+        for before in list(self.rows(AnswerRow, where, (row.key, *subject))):
             row = dataclasses.replace(
                 row, usd=row.usd + before.usd, input_tokens=row.input_tokens + before.input_tokens,
                 output_tokens=row.output_tokens + before.output_tokens, attempts=row.attempts + before.attempts,
             )  # fmt: skip
-        self.add(row, "OR REPLACE")
+            self.query("DELETE FROM answers WHERE key = ?", (before.key,))
+        self.add(row)
 
     def spent(self) -> float:
         """US dollars, over all steps."""
@@ -126,6 +134,11 @@ class Ledger:
     def image(self, sha: str) -> ImageRow | None:
         """The picture of this hash, None where there is none."""
         return self.row(ImageRow, "sha = ?", (sha,))
+
+    def has_questions(self, sha: str) -> bool:
+        """Whether a model was asked about a picture, or it has items."""
+        sql = "SELECT 1 FROM answers WHERE image = ? UNION ALL SELECT 1 FROM items WHERE image = ? LIMIT 1"
+        return bool(self.query(sql, (sha, sha)))
 
     def hashes(self) -> tuple[list[str], np.ndarray]:
         """SHA-256 and perceptual hashes, int64[n], of the kept pictures."""

@@ -26,7 +26,7 @@ CREATE TABLE findings (       -- every place that was looked at, whatever was th
   place TEXT PRIMARY KEY,
   stamp TEXT NOT NULL,        -- changes where the content may have changed
   domain TEXT NOT NULL,
-  sha TEXT NOT NULL,          -- of the picture; none where there is no usable one
+  sha TEXT NOT NULL,          -- of the picture that is there, or was before it could not be had; none where there never was
   reason TEXT NOT NULL,       -- why it is not, or that the picture was there before
   detail TEXT NOT NULL,
   at REAL NOT NULL
@@ -89,7 +89,7 @@ CREATE INDEX verdicts_by_item ON verdicts (item, reviewer, number, verdict);
 CREATE TABLE batches (        -- files of questions that a server answers within a day
   id TEXT NOT NULL,           -- as the server names it; while it is sent, the mark that it was given
   base_url TEXT NOT NULL, key_name TEXT NOT NULL,
-  keys TEXT NOT NULL,         -- JSON: the step, and for each question's key the US dollars set aside for it
+  keys TEXT NOT NULL,         -- JSON: step, model, and what each answer belongs to, see asking/batch_rows.py; once taken, the step
   state TEXT NOT NULL,        -- sending, sent, or taken
   at REAL NOT NULL,
   PRIMARY KEY (base_url, id)

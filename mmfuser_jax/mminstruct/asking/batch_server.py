@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Awaitable, Callable
-from typing import IO, Any, TypeVar
+from typing import IO, Any, Final, TypeVar
 
 import openai
 
-from mmfuser_jax.mminstruct.asking.endpoints import AGAIN, ATTEMPTS, AskingError, Endpoint, short
+from mmfuser_jax.mminstruct.asking.endpoints import AGAIN, ATTEMPTS, AskingError, Endpoint
 
 LOG = logging.getLogger(__name__)
 
@@ -18,8 +19,17 @@ T = TypeVar("T")
 SETTLING = 30.0
 """Seconds after which a file that was sent is in the server's list, if it arrived; times the server's patience."""
 
+ENDPOINT: Final = "/v1/chat/completions"
+"""Of a server, that answers the questions of a file."""
+
 ENDED = ("completed", "expired", "failed", "cancelled")
 """States of a file, in the server's words, in which no more answers come."""
+
+
+def line_of(key: str, body: dict[str, Any]) -> bytes:
+    """A question, as `body_of` gives it, as a line of a file; `key` comes back with its answer."""
+    line = {"custom_id": key, "method": "POST", "url": ENDPOINT, "body": body}
+    return json.dumps(line).encode() + b"\n"
 
 
 class BatchServer:
@@ -36,35 +46,42 @@ class BatchServer:
         self.name = f"{endpoint.server.base_url}, key {endpoint.variable or 'none'}"
         self._files, self._batches = endpoint.client.files, endpoint.client.batches
 
-    async def send(self, file: IO[bytes], tags: dict[str, str]) -> str:
-        """Has a file of questions answered within a day.
-
-        Args:
-          file: a line of JSON for each.
-          tags: shown beside the file; "mark" is its own.
+    async def upload(self, file: IO[bytes]) -> str:
+        """Gives the server a file of questions, a line of JSON for each; it answers none of them yet.
 
         Returns:
-          What the server calls it.
+          What the server calls the file.
         """
 
         async def upload() -> Any:
             file.seek(0)
             return await self._files.create(file=("questions.jsonl", file), purpose="batch")
 
-        uploaded = await self._patiently("a file of questions", upload)
+        return str((await self._patiently("a file of questions", upload)).id)
+
+    async def begin(self, uploaded: str, tags: dict[str, str]) -> str:
+        """Has a file of questions answered within a day.
+
+        Args:
+          uploaded: see `upload`.
+          tags: shown beside the file; "mark" is its own.
+
+        Returns:
+          What the server calls its work on it.
+        """
         for _ in range(ATTEMPTS):
             try:
                 batch = await self._batches.create(
-                    completion_window="24h", endpoint="/v1/chat/completions", input_file_id=uploaded.id, metadata=tags
+                    completion_window="24h", endpoint=ENDPOINT, input_file_id=uploaded, metadata=tags
                 )
                 return batch.id
             except AGAIN as error:  # it may have arrived nevertheless: only the list tells
-                LOG.warning("%s: %s", self.name, short(error))
+                LOG.warning("%s: %s", self.name, self.endpoint.told(error))
                 await self.pause(SETTLING)
                 if found := await self.find(tags["mark"]):
                     return found
             except openai.APIError as error:
-                raise AskingError(f"{self.name}: a file of questions: {short(error)}") from None
+                raise AskingError(f"{self.name}: a file of questions: {self.endpoint.told(error)}") from None
         raise AskingError(f"{self.name}: busy; run it again later")
 
     async def find(self, mark: str) -> str:
@@ -104,6 +121,6 @@ class BatchServer:
                 passing = isinstance(error, AGAIN)
                 if attempt == ATTEMPTS or not passing:
                     hint = "; run it again later" if passing else ""
-                    raise AskingError(f"{self.name}: {what}: {short(error)}{hint}") from None
+                    raise AskingError(f"{self.name}: {what}: {self.endpoint.told(error)}{hint}") from None
             await self.pause(2.0**attempt)
         raise AssertionError

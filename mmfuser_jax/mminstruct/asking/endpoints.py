@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import dataclasses
+import logging
 import os
 import random
+import re
 import time
 from typing import Any
 
@@ -16,13 +17,19 @@ from aiolimiter import AsyncLimiter
 from mmfuser_jax.mminstruct.asking.ask import Answer, Ask
 from mmfuser_jax.mminstruct.asking.prices import Tokens
 from mmfuser_jax.mminstruct.config import Server
+from mmfuser_jax.mminstruct.reasons import PASSING
 from mmfuser_jax.mminstruct.retry_after import seconds_of
+
+LOG = logging.getLogger(__name__)
 
 ATTEMPTS = 6
 """Times that a question is asked while the server is busy or not there."""
 
 AGAIN = (openai.RateLimitError, openai.InternalServerError, openai.APIConnectionError, openai.ConflictError)
 """Errors that go by: 429, 5xx, no connection, no answer in time, 409."""
+
+AGAIN_STATUSES = (408, 425)
+"""Others that do, of which the client knows no names."""
 
 HOPELESS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 """Errors that all questions would meet: a wrong key, model or address."""
@@ -33,26 +40,44 @@ LONGEST_WAIT = 600.0
 NO_MONEY = 402
 """Status of a server whose account has run out."""
 
-PASSING = ("busy", "unreachable")
-"""Reasons why a question failed that may be gone another day: asked again by the next run."""
+NO_QUOTA = "insufficient_quota"
+"""Code or type of the same, which comes with the status of a busy server."""
 
-PASSING_SQL = f"({', '.join(repr(reason) for reason in PASSING)})"
-"""The same as a list of SQL."""
+FLAGGED = re.compile("content_filter|moderation|flagged", re.IGNORECASE)
+"""What a server says that forbids a question for what is in it."""
+
+DETAIL = 300
+"""Letters of an error that are kept."""
 
 
 class AskingError(RuntimeError):
     """No question can be asked: the message says what to change."""
 
 
-class Pace:
-    """How many questions may be on their way: one more after each round of answers, a quarter less when pushed back."""
+def pause(times: int) -> float:
+    """Seconds, about twice as many each time, before something that did not work is tried again."""
+    return min(60.0, 0.5 * 2**times) * (0.5 + random.random())
 
-    def __init__(self, most: int) -> None:
+
+class Pace:
+    """How many questions may be on their way: one more after each round of answers, a quarter less when pushed back.
+
+    Attributes:
+      limit: questions.
+      running: that are on their way.
+      resting_until: time before which no more are sent, as the server has asked for it.
+      avoided_until: time before which others are asked instead, as nothing was answered round after round.
+    """
+
+    def __init__(self, most: int, patience: float = 1.0) -> None:
+        """`most`: questions; `patience`: factor of pauses."""
         self.limit = float(min(4, most))
         self.running = 0
-        self.resting_until = 0.0
+        self.resting_until = self.avoided_until = 0.0
         self._most = most
+        self._patience = patience
         self._cut = 0.0
+        self._in_vain = 0
 
     def free(self, now: float) -> bool:
         """Whether another question may go."""
@@ -61,12 +86,16 @@ class Pace:
     def answered(self) -> None:
         """The server had time for one."""
         self.limit = min(self._most, self.limit + 1 / self.limit)
+        self._in_vain, self.avoided_until = 0, 0.0
 
     def pushed_back(self, began: float, wait: float) -> None:
         """The server wants fewer; of those sent before the last cut it has said so already."""
         now = time.monotonic()
         if began > self._cut:
             self.limit, self._cut = max(1.0, self.limit * 0.75), now
+            self._in_vain += 1
+            if self._in_vain > 1:
+                self.avoided_until = now + pause(self._in_vain) * self._patience
         self.resting_until = max(self.resting_until, now + wait)
 
 
@@ -93,63 +122,76 @@ class Endpoint:
             )
         self.server = server
         self.variable = variable
-        self.pace = Pace(server.most)
+        self.pace = Pace(server.most, server.patience)
         self.client = openai.AsyncOpenAI(
             api_key=key, base_url=server.base_url, max_retries=0, timeout=server.timeout_seconds
         )
+        self._key = re.compile(re.escape(key), re.IGNORECASE) if variable else None
+        self._warned = False
         self._requests = AsyncLimiter(1, 60 / server.requests_per_minute) if server.requests_per_minute else None
         self._tokens = AsyncLimiter(server.tokens_per_minute, 60) if server.tokens_per_minute else None
 
-    async def ask(self, ask: Ask, picture: bytes | None) -> Answer:
-        """Asks, and asks again while errors are of the kind that goes by.
+    async def admit(self, ask: Ask) -> None:
+        """Waits until the limits of a minute let a question go, whose size may be beyond them."""
+        if self._requests:
+            await self._requests.acquire()
+        left = ask.at_most(self.server.picture_tokens).total
+        while self._tokens and left > 0:
+            await self._tokens.acquire(min(left, self._tokens.max_rate))
+            left -= int(self._tokens.max_rate)
+
+    async def ask(self, ask: Ask, picture: bytes | None, proven: bool) -> Answer:
+        """Asks once.
 
         Args:
           ask: the question.
           picture: the JPEG file that it shows; None for none.
+          proven: whether something was answered before: then a server that forbids a question may answer others.
+
+        Returns:
+          An answer, whose `detail` has no key in it. Its reason is one of `PASSING` where it is worthwhile to ask again.
 
         Raises:
-          AskingError: a key, model or address is wrong.
+          AskingError: a key, model or address is wrong, or there is no money left.
         """
-        server = self.server
-        for attempt in range(1, ATTEMPTS + 1):
-            began = time.monotonic()
-            try:
-                answer = await self._ask_once(ask, picture)
-            except HOPELESS as error:
-                raise AskingError(f"{server.base_url}, model {server.model}: {short(error)}") from None
-            except AGAIN as error:
-                wait = min(60.0, 0.5 * 2**attempt) * (0.5 + random.random())
-                asked_for = _retry_after(error)
-                self.pace.pushed_back(began, asked_for)
-                failed = "busy" if isinstance(error, openai.APIStatusError) else "unreachable"
-                answer = Answer(ask, server.model, reason=failed, detail=short(error), attempts=attempt)
-                if attempt < ATTEMPTS:
-                    await asyncio.sleep(max(wait * server.patience, asked_for))
-            except openai.APIError as error:  # this question is at fault, or its answer cannot be read
-                if getattr(error, "status_code", 0) == NO_MONEY:
-                    raise AskingError(f"{server.base_url}, model {server.model}: {short(error)}") from None
-                reason = fault(getattr(error, "code", ""), str(error))
-                if isinstance(error, openai.APIResponseValidationError) or not isinstance(error, openai.APIStatusError):
-                    reason = "garbage"
-                return Answer(ask, server.model, reason=reason, detail=short(error), attempts=attempt)
-            except ValueError as error:  # no JSON where JSON was promised
-                return Answer(ask, server.model, reason="garbage", detail=short(error), attempts=attempt)
-            else:
-                self.pace.answered()
-                return dataclasses.replace(answer, attempts=attempt)
+        began = time.monotonic()
+        try:
+            answer = await self._ask_once(ask, picture)
+        except (openai.APIError, ValueError) as error:
+            reason, told = reason_of(error, proven), self.told(error)
+            if not reason:
+                raise AskingError(f"{self.server.base_url}, model {self.server.model}: {told}") from None
+            detail = f"{self.server.base_url}: {told}"
+            if reason in PASSING:
+                self._push_back(error, began, detail)
+            return Answer(ask, self.server.model, reason=reason, detail=detail)
+        self.pace.answered()
+        if answer.reason:  # it has said something else
+            detail = f"{self.server.base_url}: {self.without_key(answer.detail)[:DETAIL]}"
+            return dataclasses.replace(answer, detail=detail)
         return answer
 
+    def _push_back(self, error: Exception, began: float, detail: str) -> None:
+        if not self._warned:
+            LOG.warning("%s; such questions are asked again", detail)
+            self._warned = True
+        self.pace.pushed_back(began, _retry_after(error))
+
     async def _ask_once(self, ask: Ask, picture: bytes | None) -> Answer:
-        if self._requests:
-            await self._requests.acquire()
-        if self._tokens:
-            await self._tokens.acquire(min(ask.at_most(self.server.picture_tokens).total, self._tokens.max_rate))
         begun = time.monotonic()
         body = body_of(ask, self.server, picture)
-        schema = {name: body.pop(name) for name in ["response_format"] if name in body}
-        # The client walks through every field that it knows, at twice the cost of the rest: a schema goes past it.
-        reply = await self.client.chat.completions.create(**body, extra_body=schema)
+        # The client walks through every field that it knows, at twice the cost of the rest: most go past it.
+        known = {name: body.pop(name) for name in ("model", "messages")}
+        reply = await self.client.chat.completions.create(**known, extra_body=body)
         return dataclasses.replace(read_reply(ask, reply), model=self.server.model, seconds=time.monotonic() - begun)
+
+    def told(self, error: Exception) -> str:
+        """An error in one line, without the key."""
+        return self.without_key(_line(error))[:DETAIL]
+
+    def without_key(self, text: str) -> str:
+        """What a server says, which may repeat its key: with "…" instead."""
+        return self._key.sub("…", text) if self._key else text
 
     async def close(self) -> None:
         """Ends its connections."""
@@ -163,12 +205,14 @@ def body_of(ask: Ask, server: Server, picture: bytes | None) -> dict[str, Any]:
         address = f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
         content = [{"type": "text", "text": ask.text}, {"type": "image_url", "image_url": {"url": address}}]
     body: dict[str, Any] = {
+        **server.extra,
         "model": server.model,
         "messages": [{"role": "system", "content": ask.system}, {"role": "user", "content": content}],
-        "max_tokens": ask.tokens,
-        "temperature": server.temperature,
+        server.tokens_field: ask.tokens,
         "seed": ask.seed,
     }
+    if server.temperature is not None:
+        body["temperature"] = server.temperature
     if ask.schema is not None and server.json_schema:
         schema = {"name": "items", "strict": True, "schema": dict(ask.schema)}
         body["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -182,7 +226,7 @@ def read_reply(ask: Ask, reply: Any) -> Answer:
     choices = getattr(reply, "choices", None) or []
     message = getattr(choices[0], "message", None) if choices else None
     if message is None:
-        return Answer(ask, "", reason="garbage", detail=str(reply)[:300], tokens=tokens)
+        return Answer(ask, "", reason="garbage", detail=str(reply), tokens=tokens)
     refusal = getattr(message, "refusal", None)
     finish = "refusal" if refusal else getattr(choices[0], "finish_reason", None) or "stop"
     return Answer(ask, "", refusal or message.content or "", finish, tokens=tokens)
@@ -193,9 +237,26 @@ def fault(code: object, text: str) -> str:
     return "content_filter" if "content" in str(code or "") or "content_filter" in text else "refused_by_server"
 
 
-def short(error: Exception) -> str:
-    """An error in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+def reason_of(error: Exception, proven: bool) -> str:
+    """Why there is no answer, as a code of `reasons.ANSWERS`; "" where all questions would meet the same. See `Endpoint.ask`."""
+    status, code = getattr(error, "status_code", 0), getattr(error, "code", "")
+    if status == NO_MONEY or NO_QUOTA in (code, getattr(error, "type", "")):
+        return ""
+    if isinstance(error, AGAIN) or status in AGAIN_STATUSES:
+        return "busy" if isinstance(error, openai.APIStatusError) else "unreachable"
+    if isinstance(error, openai.APIResponseValidationError) or not isinstance(error, openai.APIStatusError):
+        return "garbage"  # no JSON where JSON was promised
+    if isinstance(error, openai.PermissionDeniedError) and FLAGGED.search(str(error)):
+        return "content_filter"
+    if isinstance(error, HOPELESS) and not (proven and isinstance(error, openai.PermissionDeniedError)):
+        return ""
+    return fault(code, str(error))
+
+
+def _line(error: Exception) -> str:
+    """An error, with what has led to it, as the client itself says little of connections that fail."""
+    causes = f" ({error.__cause__})" if isinstance(error, openai.APIConnectionError) and str(error.__cause__) else ""
+    return " ".join(f"{type(error).__name__}: {error}{causes}".split())
 
 
 def _retry_after(error: Exception) -> float:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
 
 from mmfuser_jax.mminstruct.asking.ask import Answer, Ask
-from mmfuser_jax.mminstruct.asking.endpoints import AskingError, Endpoint
+from mmfuser_jax.mminstruct.asking.endpoints import ATTEMPTS, AskingError, Endpoint, pause
 from mmfuser_jax.mminstruct.asking.prices import Price, Tokens
+from mmfuser_jax.mminstruct.asking.trust import FIRST, Trust
+from mmfuser_jax.mminstruct.asking.waiting import Question, Waiting
 from mmfuser_jax.mminstruct.project import ProjectError
+from mmfuser_jax.mminstruct.reasons import PASSING
 
 LOG = logging.getLogger(__name__)
 
-FIRST = 8
-"""Questions after which, if none of them was answered, something is thought to be wrong with the server or the config."""
+GRACE = 5.0
+"""Seconds after which a question is not asked again while nothing was ever answered: what is wrong is to be seen soon."""
 
 
 class Budget:
@@ -83,41 +87,40 @@ Taken = Callable[[Sequence[tuple[Answer, float]]], None]
 
 
 def ask_all(
-    asks: Iterable[Ask], endpoints: Sequence[Endpoint], budget: Budget, picture: Callable[[Ask], bytes], take: Taken
+    asks: Iterable[Ask],
+    endpoints: Sequence[Endpoint],
+    budget: Budget,
+    picture: Callable[[Ask], bytes],
+    take: Taken,
+    trust: Trust,
 ) -> Outcome:
-    """Asks everything, each question of whichever endpoint has room.
+    """Asks everything, each question of whichever endpoint has room; where one has no time, of another.
 
     Args:
       asks: drawn as there is room, so that their number costs no memory.
       endpoints: one at least.
-      budget: where it ends, no more questions are sent, and those on their way are waited for. As after Ctrl-C and SIGTERM;
-        the second signal ends the process, and with it answers that were on their way.
+      budget: where it ends, no more questions are sent, and those on their way are waited for. As after an error, Ctrl-C and
+        SIGTERM: questions that were not sent, or are to be asked again, are left for the next run. The second signal ends the
+        process, and with it answers that were on their way.
       picture: the JPEG file to send with a question that shows one.
       take: see `Taken`.
+      trust: sees what comes of every question.
 
     Raises:
-      AskingError: a key, model or address is wrong.
+      AskingError: a key, model or address is wrong, or nothing comes of questions. What `picture` or `asks` raises ends it in
+        the same way.
     """
-    asking = _Asking(endpoints, budget, picture, take)
+    asking = Asking(iter(asks), endpoints, budget, picture, take, trust)
 
     async def run() -> Outcome:
         try:
             async with listening(asking.stop):
-                return await asking.run(iter(asks))
+                return await asking.run()
         finally:
             for endpoint in endpoints:
                 await endpoint.close()
 
     return asyncio.run(run())
-
-
-async def ask_chunk(
-    asks: Iterable[Ask], endpoints: Sequence[Endpoint], budget: Budget, picture: Callable[[Ask], bytes], take: Taken
-) -> Outcome:
-    """As `ask_all`, in a loop that runs already and may do so several times at once: heeds no signals, ends no connections."""
-    asking = _Asking(endpoints, budget, picture, take)
-    asking.begun()
-    return await asking.run(iter(asks))
 
 
 @contextlib.asynccontextmanager
@@ -140,97 +143,137 @@ async def listening(stop: Callable[[str], None]) -> AsyncIterator[None]:
             loop.remove_signal_handler(number)
 
 
-class _Asking:
+class Asking:
+    """Asks, in a loop that runs already and may do so several times at once: heeds no signals, ends no connections."""
+
     def __init__(
-        self, endpoints: Sequence[Endpoint], budget: Budget, picture: Callable[[Ask], bytes], take: Taken
+        self,
+        asks: Iterator[Ask],
+        endpoints: Sequence[Endpoint],
+        budget: Budget,
+        picture: Callable[[Ask], bytes],
+        take: Taken,
+        trust: Trust,
     ) -> None:
+        """Arguments as of `ask_all`."""
         if not endpoints:
             raise ProjectError("no server to ask: give one in project.yaml")
+        self._waiting = Waiting(asks, budget.reserve)
         self._endpoints = endpoints
         self._budget = budget
         self._picture = picture
         self._take = take
+        self._trust = trust
+        self._patience = min(endpoint.server.patience for endpoint in endpoints)
         self._outcome = Outcome()
-        self._drawn = False
-        self._refused_money: Ask | None = None
-        self._in_vain: list[Answer] | None = []  # until something was of use
-
-    def begun(self) -> None:
-        """Others have asked before: if the first questions here are in vain, nothing is known to be wrong with the server."""
-        self._in_vain = None
+        self._running: dict[asyncio.Task[Answer], Question] = {}
+        self._error: BaseException | None = None
+        self._doubt: AskingError | None = None  # of servers, until one answers
 
     def stop(self, name: str) -> None:
         """Lets no more questions go."""
         self._outcome.stopped = name
+        self._call_back()
         LOG.warning("%s: waiting for answers on their way; a second one stops at once", name)
 
-    async def run(self, asks: Iterator[Ask]) -> Outcome:
+    def _call_back(self) -> None:
+        """Ends the wait of questions that are not sent yet."""
+        for task, question in self._running.items():
+            if not question.sent:
+                task.cancel()
+
+    async def run(self) -> Outcome:
         """Asks until there is nothing left to ask, or it is stopped."""
-        running: set[asyncio.Task[Answer]] = set()
         try:
             while True:
-                running |= set(self._started(asks))
-                if running:
-                    done, running = await asyncio.wait(running, timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
-                    self._write(done)
-                elif self._refused_money:
-                    self._outcome.stopped = "budget"
-                    self._refused_money = None
-                elif self._drawn or self._outcome.stopped:
-                    self._write_answers(self._in_vain or [])
+                ended = self._error or self._doubt
+                if not (ended or self._outcome.stopped):
+                    self._start()
+                if self._running:
+                    done, _ = await asyncio.wait(self._running, timeout=0.1, return_when=asyncio.FIRST_COMPLETED)
+                    self._done(done)
+                elif ended:
+                    raise ended
+                elif self._outcome.stopped or self._waiting.is_over():
                     return self._outcome
-                else:  # all endpoints rest
+                elif self._waiting.lacks_money():
+                    self._outcome.stopped = "budget"
+                else:  # all endpoints rest, or all questions wait
                     await asyncio.sleep(0.05)
         finally:
-            for task in running:
+            for task in self._running:
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await asyncio.gather(*self._running, return_exceptions=True)
 
-    def _started(self, asks: Iterator[Ask]) -> Iterator[asyncio.Task[Answer]]:
+    def _start(self) -> None:
         """Sends as many questions as there is room for."""
-        while not self._outcome.stopped and (endpoint := self._free_endpoint()):
-            ask = self._refused_money or next(asks, None)
-            if ask is None:
-                self._drawn = True
-                return
-            if not self._budget.reserve(ask):
-                self._refused_money = ask  # until those on their way have cost less than was set aside for them
-                return
-            self._refused_money = None
+        while (endpoint := self._free_endpoint()) and (question := self._next()):
             endpoint.pace.running += 1
-            yield asyncio.create_task(self._answer(ask, endpoint))
+            task = asyncio.create_task(self._ask(question, endpoint))
+            task.add_done_callback(functools.partial(_leave, endpoint))
+            self._running[task] = question
 
     def _free_endpoint(self) -> Endpoint | None:
-        free = [endpoint for endpoint in self._endpoints if endpoint.pace.free(time.monotonic())]
+        """The one with most room, of those that answer as far as there are any."""
+        now = time.monotonic()
+        lively = [endpoint for endpoint in self._endpoints if now >= endpoint.pace.avoided_until]
+        free = [endpoint for endpoint in lively or self._endpoints if endpoint.pace.free(now)]
         return max(free, key=lambda endpoint: endpoint.pace.limit - endpoint.pace.running, default=None)
 
-    def _write(self, done: Collection[asyncio.Task[Answer]]) -> None:
-        """Answers first: one of these tasks may have met what ends it all."""
-        errors = [error for task in done if (error := task.exception())]
-        answers = [task.result() for task in done if not task.exception()]
-        if self._in_vain is not None:
-            self._in_vain += answers
-            answers = []
-            if any(not answer.reason for answer in self._in_vain):
-                answers, self._in_vain = self._in_vain, None
-            elif len(self._in_vain) >= FIRST:
-                last = self._in_vain[-1]
-                raise AskingError(
-                    f"{self._endpoints[0].server.base_url}: none of the first {len(self._in_vain)} questions was answered "
-                    f"({last.reason}: {last.detail}); look at base_url, model and json_schema in project.yaml"
-                )
-        self._write_answers(answers)
-        if errors:
-            raise errors[0]
+    def _next(self) -> Question | None:
+        """The next question; no new ones where more wait to be asked again than may be on their way."""
+        try:
+            return self._waiting.next(max(FIRST, sum(int(endpoint.pace.limit) for endpoint in self._endpoints)))
+        except Exception as error:
+            self._fail(error)
+            return None
 
-    def _write_answers(self, answers: Sequence[Answer]) -> None:
+    async def _ask(self, question: Question, endpoint: Endpoint) -> Answer:
+        picture = await asyncio.to_thread(self._picture, question.ask) if question.ask.shown else None
+        await endpoint.admit(question.ask)
+        question.send()
+        return await endpoint.ask(question.ask, picture, self._trust.proven)
+
+    def _done(self, done: Collection[asyncio.Task[Answer]]) -> None:
+        """Answers first: one of these tasks may have met what ends it all."""
+        answers, errors = [], []
+        for task in done:
+            question = self._running.pop(task)
+            if task.cancelled():
+                self._waiting.put_back(question)
+            elif error := task.exception():
+                errors.append(error)
+            elif self._is_to_be_asked_again(question, task.result()):
+                self._waiting.put_back(question, pause(question.attempts) * self._patience)
+            else:
+                answers.append(dataclasses.replace(task.result(), attempts=question.attempts))
         if answers:
             self._take([(answer, self._budget.pay(answer)) for answer in answers])
             self._outcome.asked += len(answers)
+        for answer in answers:
+            self._see(answer)
+        for error in errors:
+            self._fail(error)
 
-    async def _answer(self, ask: Ask, endpoint: Endpoint) -> Answer:
+    def _is_to_be_asked_again(self, question: Question, answer: Answer) -> bool:
+        """Whether another time may be better."""
+        patient = self._trust.proven or time.monotonic() < question.begun + GRACE
+        return answer.reason in PASSING and question.attempts < ATTEMPTS and patient
+
+    def _see(self, answer: Answer) -> None:
+        """Where there is doubt, nothing more is sent until an answer that is on its way dispels it, or none does."""
         try:
-            picture = await asyncio.to_thread(self._picture, ask) if ask.shown else None
-            return await endpoint.ask(ask, picture)
-        finally:
-            endpoint.pace.running -= 1
+            self._trust.see(answer)
+            self._doubt = None
+        except AskingError as error:
+            self._doubt = self._doubt or error
+            self._call_back()
+
+    def _fail(self, error: BaseException) -> None:
+        self._error = self._error or error
+        self._call_back()
+
+
+def _leave(endpoint: Endpoint, task: asyncio.Task[Answer]) -> None:
+    del task
+    endpoint.pace.running -= 1

@@ -60,7 +60,7 @@ def price_of(model: str, folder: Path) -> Price:
     """
     path = folder / NAME
     try:
-        known = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else {}
+        known = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None) or {}
         if not isinstance(known, dict):
             raise TypeError(f"a {type(known).__name__}")
         if model not in known:

@@ -6,8 +6,8 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from mmfuser_jax.mminstruct.asking.endpoints import PASSING, PASSING_SQL
 from mmfuser_jax.mminstruct.ledger import Ledger, LedgerError
+from mmfuser_jax.mminstruct.reasons import PASSING, PASSING_SQL
 from mmfuser_jax.mminstruct.schema import AnswerRow
 
 
@@ -52,6 +52,6 @@ def merge(ledger: Ledger, other: Path) -> int:
                 raise LedgerError(f"{other}: is about pictures that this project does not have; run collect here first")
             before = ledger.row(AnswerRow, "key = ?", (row.key,))
             if before is None or before.reason in PASSING:
-                ledger.add_answer(dataclasses.replace(row, read=int(row.reason == "no_longer_asked")))
+                ledger.add_answer(dataclasses.replace(row, read=0))
                 count += 1
     return count

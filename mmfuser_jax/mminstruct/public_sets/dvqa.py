@@ -12,7 +12,7 @@ place of its answer have other names in the files (`template_id`, `answer_bbox`)
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +29,25 @@ from mmfuser_jax.mminstruct.public_sets.imported import (
 from mmfuser_jax.mminstruct.questions.items import Item
 
 
-def read_dvqa(folder: Path) -> Iterator[Found]:
-    """Questions of all files, named "train/17" by their `question_id`.
+def read_dvqa(folder: Path, splits: Sequence[str]) -> Iterator[Found]:
+    """Questions of splits, named "train/17" by their `question_id`.
 
     Raises:
-      PublicSetError: the folder has no such files, or one is not a list.
+      PublicSetError: the folder has no such files or splits, or one is not a list.
     """
-    paths = require(folder, "DVQA", "*_qa.json", "images")
+    paths = require(folder, "DVQA", splits, _split, "*_qa.json", "images")
     read = functools.partial(_question, folder / "images")
     return (found for path in paths for found in imported(_rows(path), read))
 
 
+def _split(path: Path) -> str:
+    return path.stem.removesuffix("_qa")
+
+
 def _rows(path: Path) -> Iterator[Row]:
-    split = path.stem.removesuffix("_qa")
     for place, row in enumerate(rows_of_list(path)):
         name = row.get("question_id") if isinstance(row, Mapping) else None
-        yield f"{split}/{f'row {place}' if name is None else name}", row
+        yield f"{_split(path)}/{f'row {place}' if name is None else name}", row
 
 
 def _question(images: Path, row: Any) -> tuple[Path, list[Item]]:

@@ -12,7 +12,7 @@ test splits. Its `question_id` is that of a template.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +21,22 @@ from mmfuser_jax.mminstruct.public_sets.imported import Found, Row, imported, pi
 from mmfuser_jax.mminstruct.questions.items import Item
 
 
-def read_figureqa(folder: Path) -> Iterator[Found]:
-    """Questions of all splits, named "train1/17" by their place in the file, as they have no other name.
+def read_figureqa(folder: Path, splits: Sequence[str]) -> Iterator[Found]:
+    """Questions of splits, named "train1/17" by their place in the file, as they have no other name.
 
     Raises:
-      PublicSetError: the folder has no such files, or one is not JSON.
+      PublicSetError: the folder has no such files or splits, or one is not JSON.
     """
-    paths = require(folder, "FigureQA", "*/qa_pairs.json", "*/png")
+    paths = require(folder, "FigureQA", splits, _split, "*/qa_pairs.json", "*/png")
     return (x for path in paths for x in imported(_rows(path), functools.partial(_question, path.parent / "png")))
 
 
+def _split(path: Path) -> str:
+    return path.parent.name
+
+
 def _rows(path: Path) -> Iterator[Row]:
-    return ((f"{path.parent.name}/{place}", row) for place, row in enumerate(rows_under(path, "qa_pairs")))
+    return ((f"{_split(path)}/{place}", row) for place, row in enumerate(rows_under(path, "qa_pairs")))
 
 
 def _question(images: Path, row: Any) -> tuple[Path, list[Item]]:

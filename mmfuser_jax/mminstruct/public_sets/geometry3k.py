@@ -13,7 +13,7 @@ a letter. There are no worked solutions: `detailed_solution` is blank.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,18 @@ from mmfuser_jax.mminstruct.public_sets.imported import Found, Row, choice, impo
 from mmfuser_jax.mminstruct.questions.items import LETTERS, Item
 
 
-def read_geometry3k(folder: Path) -> Iterator[Found]:
-    """Problems, named "train/17" by their folders.
+def read_geometry3k(folder: Path, splits: Sequence[str]) -> Iterator[Found]:
+    """Problems of splits, named "train/17" by their folders.
 
     Raises:
-      PublicSetError: the folder has none.
+      PublicSetError: the folder has none, or no such splits.
     """
-    paths = require(folder, "Geometry3K", "*/*/data.json")
+    paths = require(folder, "Geometry3K", splits, _split, "*/*/data.json")
     return imported((_row(folder, path) for path in paths), _problem)
+
+
+def _split(path: Path) -> str:
+    return path.parent.parent.name
 
 
 def _row(folder: Path, path: Path) -> Row:

@@ -55,22 +55,37 @@ class Unusable:
 
 
 Found = Imported | Unusable
-Reader = Callable[[Path], Iterator[Found]]
+Reader = Callable[[Path, Sequence[str]], Iterator[Found]]
+"""(folder, names of splits) → the questions of these splits."""
 
 Row = tuple[str, Any]
 """Name and fields of a question; instead of fields, a RecordError that says why there are none."""
 
 
-def require(folder: Path, title: str, *patterns: str) -> list[Path]:
-    """Files of a set that match the first pattern, in order.
+def require(
+    folder: Path, title: str, splits: Sequence[str], split_of: Callable[[Path], str], *patterns: str
+) -> list[Path]:
+    """Files of some splits of a set, in order.
+
+    Args:
+      folder: of the set.
+      title: of the set.
+      splits: as the authors name them, with or without a number at the end: "train" also stands for "train1".
+      split_of: name of the split that a file is of.
+      patterns: all of which there must be; the files are those of the first.
 
     Raises:
-      PublicSetError: nothing matches one of the patterns.
+      PublicSetError: nothing matches one of the patterns, or there is no such split.
     """
     for pattern in patterns:
         if not any(folder.glob(pattern)):
             raise PublicSetError(f"{folder}: does not look like {title}: expected {pattern} in it")
-    return sorted(folder.glob(patterns[0]))
+    names = {path: {split_of(path), split_of(path).rstrip("0123456789")} for path in sorted(folder.glob(patterns[0]))}
+    for split in splits:
+        if not any(split in both for both in names.values()):
+            there = ", ".join(sorted(set(map(split_of, names))))
+            raise PublicSetError(f"{folder}: splits: no {split!r} of {title} is here; there are {there}")
+    return [path for path, both in names.items() if not both.isdisjoint(splits)]
 
 
 def imported(rows: Iterable[Row], read: Callable[[Any], tuple[Path, Sequence[Item]]]) -> Iterator[Found]:

@@ -13,7 +13,7 @@ the bare number. The solution is the answer of a second item, the same question 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,34 +32,40 @@ from mmfuser_jax.mminstruct.public_sets.imported import (
 )
 from mmfuser_jax.mminstruct.questions.items import Item
 
+UNIT = " (Unit: "
+"""Before the unit in a question, which is no part of it in the files."""
 
-def read_tabmwp(folder: Path) -> Iterator[Found]:
-    """Problems of all files, named "train/17", and their solutions, "train/17/long".
+
+def read_tabmwp(folder: Path, splits: Sequence[str]) -> Iterator[Found]:
+    """Problems of splits, named "train/17", and their solutions, "train/17/long".
 
     Raises:
-      PublicSetError: the folder has no such files, or one is not JSON.
+      PublicSetError: the folder has no such files or splits, or one is not JSON.
     """
-    paths = require(folder, "TabMWP", "problems_*[!k].json", "tables")
+    paths = require(folder, "TabMWP", splits, _split, "problems_*[!k].json", "tables")
     read = functools.partial(_problem, folder / "tables")
     return (found for path in paths for found in imported(_rows(path), read))
 
 
+def _split(path: Path) -> str:
+    return path.stem.removeprefix("problems_")
+
+
 def _rows(path: Path) -> Iterator[Row]:
-    split = path.stem.removeprefix("problems_")
     try:
         problems = files.read_json(path)
     except ValueError as error:
         raise PublicSetError(str(error)) from None
     for number, fields in problems.items():
         row = (number, fields) if isinstance(fields, dict) else RecordError("expected an object", "field")
-        yield f"{split}/{number}", row
+        yield f"{_split(path)}/{number}", row
 
 
 def _problem(tables: Path, row: tuple[str, dict[str, Any]]) -> tuple[Path, list[Item]]:
     number, fields = row
     question = words(fields, "question")
     if fields.get("unit"):
-        question += f" (Unit: {words(fields, 'unit')})"
+        question += f"{UNIT}{words(fields, 'unit')})"
     item = _item(question, words(fields, "answer"), fields.get("choices"))
     return picture(tables, f"{number}.png"), [item, Item("long", question, words(fields, "solution"))]
 

@@ -13,7 +13,7 @@ one being a key of the options; those with a diagram also have `imagePath`, rela
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,28 +31,31 @@ from mmfuser_jax.mminstruct.public_sets.imported import (
 from mmfuser_jax.mminstruct.questions.items import Item
 
 
-def read_tqa(folder: Path) -> Iterator[Found]:
-    """Questions of all lessons, named "train/DQ_000017"; those without a diagram are unusable.
+def read_tqa(folder: Path, splits: Sequence[str]) -> Iterator[Found]:
+    """Questions of the lessons of splits, named "train/DQ_000017"; those without a diagram are unusable.
 
     Raises:
-      PublicSetError: the folder has no such files, or one is not a list.
+      PublicSetError: the folder has no such files or splits, or one is not a list.
     """
-    paths = require(folder, "TQA", "*/tqa_v*.json")
+    paths = require(folder, "TQA", splits, _split, "*/tqa_v*.json")
     return (found for path in paths for found in imported(_rows(path), _question))
 
 
+def _split(path: Path) -> str:
+    return path.parent.name
+
+
 def _rows(path: Path) -> Iterator[Row]:
-    split = path.parent.name
     for place, lesson in enumerate(rows_of_list(path)):
         try:
             shown, unshown = _asked(lesson, "diagramQuestions"), _asked(lesson, "nonDiagramQuestions")
         except RecordError as error:
-            yield f"{split}/lesson {place}", error
+            yield f"{_split(path)}/lesson {place}", error
             continue
         for name, fields in shown.items():
-            yield f"{split}/{name}", (path.parent, fields)
+            yield f"{_split(path)}/{name}", (path.parent, fields)
         for name in unshown:
-            yield f"{split}/{name}", RecordError("one of nonDiagramQuestions", "no_picture")
+            yield f"{_split(path)}/{name}", RecordError("one of nonDiagramQuestions", "no_picture")
 
 
 def _asked(lesson: Any, kind: str) -> Mapping[str, Any]:

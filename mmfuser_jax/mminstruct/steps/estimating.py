@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -14,8 +15,8 @@ from mmfuser_jax.mminstruct.schema import Estimate
 from mmfuser_jax.mminstruct.status import numbers_table
 from mmfuser_jax.mminstruct.steps.instructions import COUNT
 from mmfuser_jax.mminstruct.steps.judging import TOKENS, Judge
-from mmfuser_jax.mminstruct.steps.step import waiting
-from mmfuser_jax.mminstruct.steps.work import domains_of, servers_of, step_of, step_price
+from mmfuser_jax.mminstruct.steps.step import asks, next_round
+from mmfuser_jax.mminstruct.steps.work import Way, domains_of, servers_of, step_of, step_price
 
 SAMPLE = 200
 """Questions that are written to see how long they are."""
@@ -28,6 +29,9 @@ READ, WRITTEN = 0.8, 0.35
 
 AGAIN = 0.1
 """Share of questions that are asked once more."""
+
+RULES = 200
+"""Tokens of a judge's instructions and of the item."""
 
 CAPTION = "A typical description of a picture says in some words what there is and where it stands. " * 12
 """Stands in for captions that are not there yet."""
@@ -71,27 +75,27 @@ def estimate(project: Project, ledger: Ledger) -> list[Foretold]:
 def _of_step(project: Project, ledger: Ledger, name: str) -> Foretold:
     step = step_of(project, name, CAPTION)
     picture = max((server.picture_tokens for server in project.config.servers if name in server.steps), default=0)
-    count, sample = 0, list[Tokens]()
-    for x in waiting(step, ledger):
-        count += 1
-        if len(sample) < SAMPLE:
-            sample.append(step.ask(ledger, x.subject, x.before).at_most(picture))
-    return _foretold(project, ledger, name, count, sample, step.repairs)
+    mine = Way().mine  # whichever machine will ask
+    now = next_round(step, ledger, mine)
+    sample = [ask.at_most(picture) for ask in itertools.islice(asks(step, ledger, mine, now.depth), SAMPLE)]
+    return _foretold(project, ledger, name, now.untried + now.tried, sample, step.repairs)
 
 
 def _of_judge(project: Project, ledger: Ledger, generated: int, expanded: int) -> Foretold:
     """About every item that is there, and those that answers to so many more questions will give."""
     there = sum(1 for _ in Judge(domains_of(project)).images(ledger))
-    typical = Tokens(len(CAPTION) // 3 + 1200, TOKENS)
+    picture = servers_of(project, "judge")[0].picture_tokens
+    typical = Tokens(picture + len(CAPTION) // 3 + RULES, TOKENS)
     return _foretold(project, ledger, "judge", there + COUNT * generated + expanded, [typical], 0)
 
 
 def _foretold(
     project: Project, ledger: Ledger, name: str, count: int, sample: Sequence[Tokens], repairs: int
 ) -> Foretold:
-    price = step_price(project, servers_of(project, name)[0])
     if not count:
         return Foretold(name, 0, 0.0, 0.0, False)
+    server = servers_of(project, name)[0]
+    price = step_price(project, server, server.batch)
     most = sum(map(price.of, sample)) / len(sample)
     answered, spent = ledger.answered(name)
     measured = answered >= MEASURED

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from mmfuser_jax.data.records import RecordError
 from mmfuser_jax.mminstruct import store
@@ -14,7 +14,9 @@ from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.pictures.inspection import inspect, read
 from mmfuser_jax.mminstruct.project import Project, ProjectError
 from mmfuser_jax.mminstruct.public_sets import FORMATS, Found, Imported, Unusable
-from mmfuser_jax.mminstruct.questions.items import as_body
+from mmfuser_jax.mminstruct.public_sets.tabmwp import UNIT
+from mmfuser_jax.mminstruct.questions.benchmarks import benchmark_questions
+from mmfuser_jax.mminstruct.questions.items import as_body, plain
 from mmfuser_jax.mminstruct.questions.keeping import item_id, same_key, shuffled
 from mmfuser_jax.mminstruct.schema import Finding, ImageRow, ItemRow
 from mmfuser_jax.prepare.progress import shown
@@ -30,23 +32,25 @@ STATE = "imported"
 
 
 def take_sets(project: Project, ledger: Ledger) -> None:
-    """Takes all sets of the config over; what was before stays as it is.
+    """Takes all sets of the config over; of what was before, only what was refused is looked at again.
 
     Raises:
-      ProjectError, PublicSetError: a set has no such format, or is not in its folder.
+      ProjectError, PublicSetError: a set has no such format or splits, or is not in its folder; or a file of benchmarks is
+        not there.
     """
+    benchmark = benchmark_questions(project)
     for chosen in project.config.expand.sets:
         if chosen.format not in FORMATS:
             known = ", ".join(FORMATS)
             raise ProjectError(
                 f"{project.folder}/project.yaml: expand.sets: no format {chosen.format!r}; known: {known}"
             )
-        reader = functools.partial(FORMATS[chosen.format], project.path(chosen.folder))
+        reader = functools.partial(FORMATS[chosen.format], project.path(chosen.folder), chosen.splits)
         total = sum(1 for _ in reader())
-        for batch in shown(_batches(_evenly(reader(), total, chosen.most)), chosen.format, chosen.most or total, len):
+        for batch in shown(_batches(_evenly(reader(), total, chosen.most)), chosen.called, chosen.most or total, len):
             with ledger.changes():
                 for part in batch:
-                    _take(project, ledger, chosen, part)
+                    _take(project, ledger, chosen, benchmark, part)
 
 
 def _evenly(found: Iterator[Found], total: int, most: int) -> Iterator[Found]:
@@ -66,20 +70,27 @@ def _batches(found: Iterator[Found]) -> Iterator[list[Found]]:
         yield batch
 
 
-def _take(project: Project, ledger: Ledger, chosen: PublicSet, part: Found) -> None:
-    name = item_id(chosen.format, part.name)
-    if ledger.query("SELECT 1 FROM items WHERE id = ?", (name,)):
-        return
+def _take(project: Project, ledger: Ledger, chosen: PublicSet, benchmark: Set[str], part: Found) -> None:
+    name = item_id(chosen.called, part.name)
+    before = ledger.row(ItemRow, "id = ?", (name,))
+    if before is None or before.state == "refused":  # since when a picture may have been unpacked, or a file mended
+        row = _read(project, ledger, chosen, benchmark, part, name)
+        if row != before:
+            ledger.add(row, "OR REPLACE")
+
+
+def _read(project: Project, ledger: Ledger, chosen: PublicSet, benchmark: Set[str], part: Found, name: str) -> ItemRow:
     if isinstance(part, Unusable):
-        ledger.add(_row(name, chosen, part, "", part.text, "", "refused", part.reason))
-        return
+        return _row(name, chosen, part, "", part.text, "", "refused", part.reason)
+    question = part.item.question
+    if not benchmark.isdisjoint((plain(question), plain(question.partition(UNIT)[0]))):
+        return _row(name, chosen, part, "", as_body([part.item]), "", "refused", "benchmark")
     try:
         image = _picture(project, ledger, chosen, part)
     except RecordError as error:
-        ledger.add(_row(name, chosen, part, "", as_body([part.item]), "", "refused", error.reason))
-        return
+        return _row(name, chosen, part, "", as_body([part.item]), "", "refused", error.reason)
     item = shuffled(part.item, name)
-    ledger.add(_row(name, chosen, part, image, as_body([item]), same_key(item), "good", ""))
+    return _row(name, chosen, part, image, as_body([item]), same_key(item), "good", "")
 
 
 def _picture(project: Project, ledger: Ledger, chosen: PublicSet, part: Imported) -> str:
@@ -106,4 +117,4 @@ def _row(
     name: str, chosen: PublicSet, part: Found, image: str, body: str, same: str, state: str, reason: str
 ) -> ItemRow:
     kind = part.item.type if isinstance(part, Imported) else ""
-    return ItemRow(name, part.name, chosen.format, image, chosen.domain, kind, LANGUAGE, body, same, state, reason)
+    return ItemRow(name, part.name, chosen.called, image, chosen.domain, kind, LANGUAGE, body, same, state, reason)

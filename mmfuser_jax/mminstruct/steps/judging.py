@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from mmfuser_jax.mminstruct.asking.ask import Ask
-from mmfuser_jax.mminstruct.asking.endpoints import PASSING_SQL
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.questions.keeping import exchanges
 from mmfuser_jax.mminstruct.questions.prompts import fill, listed, load_prompt
 from mmfuser_jax.mminstruct.questions.replies import truth_of
 from mmfuser_jax.mminstruct.questions.seed_questions import Domain
+from mmfuser_jax.mminstruct.reasons import PASSING_SQL
 from mmfuser_jax.mminstruct.schema import AnswerRow, ItemRow
 from mmfuser_jax.mminstruct.steps.captions import material_of
 from mmfuser_jax.mminstruct.steps.step import fail, failure, seed_of
 
 TOKENS = 128
+
+PAGE = 10_000
+"""Items that are held in memory at once."""
 
 
 class Judge:
@@ -37,12 +40,15 @@ class Judge:
         """SHA-256 of the picture of each of these questions."""
         return (image for _, image in self._waiting(ledger))
 
-    def _waiting(self, ledger: Ledger) -> list[tuple[str, str]]:
+    def _waiting(self, ledger: Ledger) -> Iterator[tuple[str, str]]:
         sql = (
-            "SELECT id, image FROM items WHERE state = 'good' AND step IN ('generate', 'expand') AND NOT EXISTS "
-            f"(SELECT 1 FROM answers WHERE about = items.id AND reason NOT IN {PASSING_SQL}) ORDER BY rowid"
+            "SELECT rowid, id, image FROM items WHERE rowid > ? AND state = 'good' AND step IN ('generate', 'expand') AND NOT EXISTS "
+            f"(SELECT 1 FROM answers WHERE about = items.id AND reason NOT IN {PASSING_SQL}) ORDER BY rowid LIMIT {PAGE}"
         )
-        return [(name, image) for name, image in ledger.query(sql)]
+        last = -1
+        while page := ledger.query(sql, (last,)):
+            yield from ((name, image) for _, name, image in page)
+            last = page[-1][0]
 
     def _ask(self, ledger: Ledger, row: ItemRow) -> Ask:
         prompt = load_prompt(self.name, row.language)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from mmfuser_jax.mminstruct.asking.ask import Ask
-from mmfuser_jax.mminstruct.asking.endpoints import PASSING
 from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.reasons import PASSING
 from mmfuser_jax.mminstruct.schema import AnswerRow, ImageRow
 
 FINAL = ("content_filter", "refused_by_server")
@@ -94,29 +95,43 @@ class Waiting:
     answered: bool = False
 
 
-def waiting(step: Step, ledger: Ledger, mine: Callable[[str], bool] = lambda sha: True) -> Iterator[Waiting]:
-    """What is to be asked now: the first questions of all subjects, and only once these were asked, those that mend.
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """What is to be done next about all subjects.
 
-    So the ledger comes to the same, wherever a run was killed. A question that failed for a reason that passes is asked again.
-    What was answered under an older prompt stays.
+    Attributes:
+      depth: of the questions that are to be asked now.
+      untried: how many these are.
+      tried: how many of any depth failed for a reason that may have passed; they are asked too.
+      readable: whether answers are there to all questions of a depth, and not yet read; they come before any question.
+    """
+
+    depth: int
+    untried: int
+    tried: int
+    readable: bool
+
+
+def next_round(step: Step, ledger: Ledger, mine: Callable[[str], bool]) -> Round:
+    """What is to be done now: first questions of all subjects, and only once these are answered and read, those that mend.
+
+    So the ledger comes to the same, wherever a run was killed: what is a repetition depends on all answers of a depth.
 
     Args:
       step: which asks.
       ledger: knows the answers.
       mine: whether a picture, by its SHA-256, is to be asked about here.
     """
-    untried = (x.depth for x in _waiting(step, ledger, mine) if not x.tried and not x.answered)
-    lowest = min(untried, default=step.repairs)
-    return (x for x in _waiting(step, ledger, mine) if not x.answered and (x.tried or x.depth == lowest))
-
-
-def to_be_read(step: Step, ledger: Ledger, mine: Callable[[str], bool]) -> bool:
-    """Whether answers are there to all questions of a depth, and not yet read: what is a repetition depends on all of them."""
-    if not ledger.query("SELECT 1 FROM answers WHERE step = ? AND read = 0 LIMIT 1", (step.name,)):
-        return False
-    found = [(x.answered, x.depth) for x in _waiting(step, ledger, mine) if not x.tried]
-    unread = min((depth for answered, depth in found if answered), default=0)
-    return all(unread < depth for answered, depth in found if not answered)
+    tried, untried, unread = 0, Counter[int](), Counter[int]()
+    for x in _waiting(step, ledger, mine):
+        if x.tried:
+            tried += 1
+        else:
+            (unread if x.answered else untried)[x.depth] += 1
+    depth = min(untried, default=step.repairs)
+    some = ledger.query("SELECT 1 FROM answers WHERE step = ? AND read = 0 LIMIT 1", (step.name,))
+    readable = bool(some) and min(unread, default=0) < min(untried, default=step.repairs + 1)
+    return Round(depth, untried[depth], tried, readable)
 
 
 def _waiting(step: Step, ledger: Ledger, mine: Callable[[str], bool]) -> Iterator[Waiting]:
@@ -144,19 +159,25 @@ def _next(step: Step, ledger: Ledger, subject: Subject, about: dict[str, AnswerR
     return None
 
 
-def asks(step: Step, ledger: Ledger, mine: Callable[[str], bool]) -> Iterator[Ask]:
-    """Their questions; arguments as of `waiting`."""
-    return (step.ask(ledger, x.subject, x.before) for x in waiting(step, ledger, mine))
+def asks(step: Step, ledger: Ledger, mine: Callable[[str], bool], depth: int) -> Iterator[Ask]:
+    """The questions of a round; arguments as of `next_round`.
+
+    A question that failed for a reason that passes is asked again. What was answered under an older prompt stays.
+    """
+    for x in _waiting(step, ledger, mine):
+        if not x.answered and (x.tried or x.depth == depth):
+            yield step.ask(ledger, x.subject, x.before)
 
 
 def read_all(step: Reader, ledger: Ledger) -> None:
     """Reads the answers that were not yet, always in the same order: what is a repetition does not depend on the server.
 
-    First questions come first, then those that mended what was read.
+    First questions come first, then those that mended what was read. Opinions of items wait for these.
     """
     sql = (
         "SELECT key FROM answers AS mine WHERE step = ? AND read = 0 AND NOT EXISTS "
-        "(SELECT 1 FROM answers AS mended WHERE mended.key = mine.about AND mended.read = 0) ORDER BY image, kind, language, key"
+        "(SELECT 1 FROM answers AS mended WHERE mended.key = mine.about AND mended.read = 0) AND (step <> 'judge' OR EXISTS "
+        "(SELECT 1 FROM items WHERE items.id = mine.about)) ORDER BY image, kind, language, key"
     )
     while keys := [key for (key,) in ledger.query(sql, (step.name,))]:
         _read_keys(step, ledger, keys)
