@@ -17,8 +17,12 @@ class LockedError(RuntimeError):
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, held: str = "a run is going on here") -> Iterator[None]:
     """Holds `folder` for this process; the system lets go when the process ends, however it does.
+
+    Args:
+      folder: made if it is not there.
+      held: what to say to others who want it meanwhile.
 
     Raises:
       LockedError: another process holds it; the message says which.
@@ -29,7 +33,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             file.seek(0)
-            raise LockedError(f"{folder}: a run is going on here ({file.read().strip() or 'unknown'})") from None
+            raise LockedError(f"{folder}: {held} ({file.read().strip() or 'unknown'})") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

@@ -11,7 +11,7 @@ from mmfuser_jax.mminstruct import store
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import CONFIG, Project
 from mmfuser_jax.mminstruct.questions.items import Item, as_body
-from mmfuser_jax.mminstruct.review.server import address, opened_review
+from mmfuser_jax.mminstruct.review.server import addresses, opened_review
 from mmfuser_jax.mminstruct.schema import AnswerRow, ImageRow, ItemRow, Verdict
 
 TOKEN = "a-token-of-the-test"
@@ -68,7 +68,7 @@ def served(project, reviewer="", token=TOKEN):
 
     def work():
         with opened_review(project, reviewer, "127.0.0.1", 0, token) as (server, listening):
-            began.put((server, address(listening, token)))
+            began.put((server, addresses(listening, token)[0]))
             server.run(sockets=[listening])
 
     thread = threading.Thread(target=work)

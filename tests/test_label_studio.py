@@ -1,21 +1,19 @@
 """Items go to Label Studio as its tasks, and its export comes back as verdicts, once however often it is read."""
 
 import json
+import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
 
 from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.project import CONFIG, Project
 from mmfuser_jax.mminstruct.questions.items import Item, as_body, from_body
 from mmfuser_jax.mminstruct.review.decisions import MOST_SECONDS, REJECTIONS, decisions, verdicts_of
 from mmfuser_jax.mminstruct.review.edits import EditError
-from mmfuser_jax.mminstruct.review.label_studio import (
-    LabelStudioError,
-    as_text,
-    from_text,
-    read_tasks,
-    write_tasks,
-)
+from mmfuser_jax.mminstruct.review.label_studio import LabelStudioError, read_tasks, write_tasks
+from mmfuser_jax.mminstruct.review.label_studio_text import as_text, from_text
 from mmfuser_jax.mminstruct.schema import Verdict
 from tests.review_project import CHOICE, JUDGEMENT, LONG, SHORT, item, project_of, say
 
@@ -59,7 +57,7 @@ def read(project, tasks, reviewer=""):
     path = project.folder / "export.json"
     path.write_text(tasks if isinstance(tasks, str) else json.dumps(tasks), encoding="utf-8")
     with Ledger(project.ledger) as ledger:
-        found = read_tasks(ledger, path, reviewer)
+        found = read_tasks(project, ledger, path, reviewer)
         return found, [verdict for row in ROWS for verdict in verdicts_of(ledger, row.id)]
 
 
@@ -253,3 +251,31 @@ def test_a_name_stands_for_one_person_only(project):
     assert [verdict.reviewer for verdict in verdicts] == ["anna"]
     with pytest.raises(LabelStudioError, match=r"several people \(user 3, user 4\); leave"):
         read(project, [one, other], reviewer="anna")
+
+
+def test_what_label_studio_needs_to_show_the_pictures_is_said(project):
+    found, tasks = written(project)
+    root = re.search(r"LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT=(\S+) label-studio start", found.settings)[1]
+    assert "LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true " in found.settings
+    assert (Path(root) / tasks["odd"]["data"]["image"].partition("?d=")[2]).is_file()
+    images = re.search(r"with the path (\S+),", found.settings)[1]
+    assert Path(images) == project.images.resolve()
+    assert str(found.config) in found.settings
+
+
+def test_a_folder_that_is_not_there_is_named_as_it_was_given(project):
+    path = project.folder / "nowhere" / "tasks.json"
+    with Ledger(project.ledger) as ledger, pytest.raises(LabelStudioError) as caught:
+        write_tasks(project, ledger, path)
+    assert str(caught.value).startswith(f"{path}: cannot be written (No such file or directory); ")
+
+
+def test_an_annotation_may_not_ask_what_a_benchmark_asks(project):
+    (project.folder / "bench.txt").write_text("Which month is it?\n")
+    config = project.folder / CONFIG
+    config.write_text(config.read_text() + "generate: {benchmarks: [bench.txt]}\n")
+    _, tasks = written(project)
+    text = as_text(ROWS[0].body).replace(CHOICE.question, "Which month is it?")
+    found, verdicts = read(Project(project.folder), [annotated(tasks["choice"], text=text)])
+    assert "benchmark" in found.errors[0]
+    assert verdicts == []

@@ -4,7 +4,7 @@ import pytest
 
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.review.agreement import agreements, agreements_of, cohens_kappa
-from mmfuser_jax.mminstruct.review.decisions import CONFLICTS, Decision, decision, decisions
+from mmfuser_jax.mminstruct.review.decisions import CONFLICTS, Decision, decision, decisions, standing
 from mmfuser_jax.mminstruct.schema import Verdict
 from tests.review_project import CHOICE, changed, item, many, project_of, say
 
@@ -60,6 +60,15 @@ def test_one_last_word_settles_a_conflict_until_it_is_taken_back():
     assert decided(*conflict, ("carla", "accept", "", 1), ("carla", "undone")).state == "conflict"
     both = decided(*conflict, ("carla", "accept", "", 1), ("dora", "reject", "other", 1))
     assert (both.state, both.reason) == ("rejected", "other")
+
+
+def test_an_only_verdict_counts_whatever_it_is():
+    made = item("x").body
+    assert decided(("anna", "accept", "", 1)) == Decision(
+        "accepted", made, reviewers=("anna",), seconds=2.0, settled=True
+    )
+    assert decided(("anna", "undone")) == Decision("open", made, seconds=2.0)
+    assert standing([Verdict("x", "anna", "accept", final=1)], independent=True) == []
 
 
 def test_undoing_brings_the_verdict_before_it_back():

@@ -114,15 +114,15 @@ def test_an_edit_that_is_refused_says_why_and_is_kept(tmp_path, visit):
     with served(project_of(tmp_path, [item("x")]), "anna") as url:
         page = ready(visit(url))
         press(page, "e")
-        page.get_by_label("option A").fill("blue")
+        page.get_by_label("option A").fill("Blue")
         press(page, "Control+Enter")
         assert page.locator("#message").inner_text() == "two options are the same"
-        assert page.get_by_label("option A").input_value() == "blue"
+        assert page.get_by_label("option A").input_value() == "Blue"
         page.get_by_label("option B").fill("")
         page.get_by_label("A is right").check()
         page.get_by_role("button", name="one more option").click()
         page.get_by_label("option E").fill("Pink")
-        press(page, "Escape")
+        press(page, "Escape", "Escape")
         assert page.locator(".options li").all_inner_texts()[0].startswith("A")
         press(page, "e")
         assert page.get_by_label("option A").input_value() == "Red"  # left as it was

@@ -166,3 +166,84 @@ def test_no_verdict_on_what_is_no_item(tmp_path):
         for name in ("no", "nowhere"):
             with pytest.raises(QueueError, match=name):
                 waiting.say(accept(name, "anna"))
+
+
+def test_what_waits_for_a_second_person_is_counted(tmp_path):
+    with queue_of(tmp_path, many(6), twice=1.0) as (waiting, ledger):
+        for name in (row.id for row in many(5)):
+            waiting.say(accept(name, "anna"))
+        assert (waiting.progress("anna").done, waiting.progress("anna").waiting) == (0, 5)
+        assert waiting.progress("bob").waiting == 0
+        assert Queue(ledger, Review(share=1.0, least=0, twice=1.0)).progress("anna") == waiting.progress("anna")
+        waiting.say(accept("00000", "bob"))
+        assert (waiting.progress("anna").waiting, waiting.progress("bob").waiting) == (4, 0)
+        waiting.say(Verdict("00001", "bob", "reject", "other"))  # a conflict waits for no second person
+        assert waiting.progress("anna").waiting == 3
+        assert waiting.undo("anna") == "00004"
+        assert waiting.progress("anna").waiting == 2
+        assert waiting.undo("bob") == "00001"
+        assert (waiting.progress("anna").waiting, waiting.progress("bob").waiting) == (3, 0)
+    with queue_of(make(tmp_path / "one"), many(3)) as (waiting, _):
+        waiting.say(accept("00000", "anna"))
+        assert waiting.progress("anna").waiting == 0
+
+
+def make(folder):
+    folder.mkdir()
+    return folder
+
+
+def test_a_queue_begins_where_the_verdicts_of_the_ledger_end(tmp_path):
+    """What is counted verdict by verdict is what another server counts at once, of planned items, others and refused ones."""
+    rows = [*many(30), item("no"), *(item(f"left {x}", LONG) for x in range(4))]
+    with queue_of(tmp_path, rows, twice=0.5) as (waiting, ledger):
+        chance = random.Random(0)
+        names = [row.id for row in rows]
+        for _ in range(150):
+            who, name = chance.choice(("anna", "bob", "carla")), chance.choice(names)
+            if chance.random() < 0.3:
+                waiting.undo(who)
+            elif chance.random() < 0.5:
+                waiting.say(Verdict(name, who, "reject", "other", final=int(waiting.to_settle(name)), seconds=2.0))
+            else:
+                waiting.say(accept(name, who, 3.0))
+        for who in ("anna", "bob", "carla"):
+            again = Queue(ledger, Review(share=1.0, least=0, twice=0.5))
+            assert again.progress(who) == waiting.progress(who)
+            assert again.open_items() != []
+            assert set(again.open_items()) == set(waiting.open_items())
+            assert [again.to_settle(name) for name in names] == [waiting.to_settle(name) for name in names]
+        ledger.query("UPDATE items SET state = 'refused' WHERE id = 'no'")
+        ledger.query("UPDATE items SET domain = 'sea' WHERE type = 'long'")
+        few = Queue(ledger, Review(share=0.0, least=0, twice=0.5))
+        assert len(few) == 0
+        assert few.progress("anna").mine > 10
+
+
+def test_items_that_were_made_since_are_planned_when_nothing_is_left(tmp_path):
+    with queue_of(tmp_path, many(2)) as (waiting, ledger):
+        for _ in range(2):
+            waiting.say(accept(waiting.next("anna", {}), "anna"))
+        assert waiting.next("anna", {}) is None
+        assert not waiting.renew()
+        ledger.add(item("new", LONG))
+        assert waiting.next("anna", {"type": "short"}) is None
+        assert waiting.choices()["type"] == {"choice": 2, "long": 1}
+        assert waiting.next("anna", {}) == "new"
+        assert (waiting.progress("anna").planned, waiting.progress("anna").done) == (3, 2)
+        ledger.query("UPDATE items SET state = 'doubtful', reason = 'judge' WHERE id = '00000'")
+        assert waiting.renew()
+        assert waiting.choices()["doubt"] == {"judge": 1}
+
+
+def test_an_item_that_is_refused_since_is_given_to_nobody(tmp_path):
+    with queue_of(tmp_path, many(3)) as (waiting, ledger):
+        first = waiting.next("anna", {})
+        ledger.query("UPDATE items SET state = 'refused', reason = 'leak' WHERE id = ?", (first,))
+        second = waiting.next("anna", {})
+        assert second not in (first, None)
+        assert waiting.progress("anna").planned == 2
+        waiting.say(accept(second, "anna"))
+        ledger.query("UPDATE items SET state = 'refused', reason = 'leak' WHERE id = ?", (second,))
+        assert waiting.renew()
+        assert waiting.progress("anna").mine == 0

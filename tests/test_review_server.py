@@ -11,15 +11,17 @@ import sys
 import pytest
 from PIL import Image
 
+from mmfuser_jax.locks import LockedError, locked
 from mmfuser_jax.mminstruct import store
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import CONFIG, Project
 from mmfuser_jax.mminstruct.review.decisions import CONFLICTS, REJECTIONS, verdicts_of
 from mmfuser_jax.mminstruct.review.guard import HEADER
-from mmfuser_jax.mminstruct.review.server import LARGEST, MOST_SECONDS, ReviewError, serve_review
+from mmfuser_jax.mminstruct.review.routes import LARGEST, MOST_SECONDS
+from mmfuser_jax.mminstruct.review.server import ReviewError, addresses, serve_review
 from mmfuser_jax.mminstruct.schema import Verdict
 from tests.conftest import ROOT
-from tests.review_project import CHOICE, TOKEN, changed, fields, item, project_of, served
+from tests.review_project import CHOICE, LONG, TOKEN, changed, fields, item, project_of, served
 from tests.test_resume import environment
 
 
@@ -83,6 +85,31 @@ def test_a_name_that_is_led_here_by_others_is_not_answered(tmp_path):
             assert request(url, "/api/start", token=TOKEN, host=host)[0] == 200
 
 
+def test_this_machine_s_own_names_are_answered(tmp_path):
+    with served(project_of(tmp_path, [item("x")])) as url:
+        for name in (socket.gethostname(), socket.getfqdn()):
+            assert request(url, "/api/start", token=TOKEN, host=f"{name.upper()}:8773")[0] == 200
+
+
+@pytest.mark.parametrize(("host", "family"), [("0.0.0.0", socket.AF_INET), ("::", socket.AF_INET6)])
+def test_an_address_that_others_can_open_is_given_where_the_server_listens_everywhere(host, family):
+    with socket.create_server((host, 0), family=family) as listening:
+        found = addresses(listening, "secret")
+        port = listening.getsockname()[1]
+    assert found[0] == f"http://{socket.gethostname()}:{port}/?token=secret"
+    assert not any(
+        host in one.partition("//")[2].partition("?")[0].split(f":{port}")[0].strip("[]").split() for one in found
+    )
+    assert all(one.endswith(f":{port}/?token=secret") for one in found)
+
+
+def test_a_second_review_is_told_that_one_is_open(tmp_path):
+    held = "a review is open"
+    words = rf"a review is open \(process {os.getpid()} on "
+    with locked(tmp_path, held), pytest.raises(LockedError, match=words), locked(tmp_path, held):
+        pass
+
+
 def test_every_answer_forbids_scripts_of_others_and_being_kept(tmp_path):
     with served(project_of(tmp_path, [item("x")])) as url:
         for path, token in (("/", TOKEN), ("/picture/picture", TOKEN), ("/", None), ("/nothing", TOKEN)):
@@ -141,6 +168,31 @@ def test_an_edit_that_changes_nothing_is_an_acceptance(tmp_path):
         assert verdicts_of(ledger, "x") == [Verdict("x", "anna", "accept")]
 
 
+def test_no_edit_asks_what_a_benchmark_asks(tmp_path):
+    project = project_of(tmp_path, [item("x")])
+    (project.folder / "bench.txt").write_text("Which month is it?\n")
+    config = project.folder / CONFIG
+    config.write_text(config.read_text() + "generate: {benchmarks: [bench.txt]}\n")
+    said = {
+        "item": "x",
+        "reviewer": "anna",
+        "verdict": "edit",
+        "exchanges": [fields(CHOICE, question="Which month is it?")],
+    }
+    with served(Project(project.folder)) as url:
+        status, answer = posted(url, "/api/verdict", said)
+    assert status == 400
+    assert "benchmark" in answer["error"]
+
+
+def test_a_page_that_begins_has_the_items_that_were_made_since(tmp_path):
+    project = project_of(tmp_path, [item("x")])
+    with served(project) as url:
+        with Ledger(project.ledger) as ledger:
+            ledger.add(item("y", LONG))
+        assert json.loads(request(url, "/api/start", token=TOKEN)[2])["choices"]["type"] == {"choice": 1, "long": 1}
+
+
 def test_only_pictures_of_the_store_are_served_and_in_a_form_that_browsers_show(tmp_path):
     project = project_of(tmp_path, [item("x"), item("y", image="scan")])
     with Ledger(project.ledger) as ledger:
@@ -182,7 +234,7 @@ def test_a_person_sees_the_words_of_others_only_where_they_are_to_be_settled(tmp
 def test_mistakes_are_said_in_one_line(tmp_path):
     project = project_of(tmp_path, [])
     with pytest.raises(
-        ReviewError, match=r"no items yet; run generate first: launch/mminstruct\.py generate --project="
+        ReviewError, match=r"no items yet; make some first: python launch/mminstruct\.py run --project="
     ):
         serve_review(project, "anna")
     with Ledger(project.ledger) as ledger:
@@ -211,7 +263,7 @@ def nothing_planned(project):
 
 
 def test_the_printed_address_opens_the_page(tmp_path):
-    """The command's own function, in a process of its own; interrupted, it ends."""
+    """The command's own function, in a process of its own; interrupted, it ends, and says how to go on."""
     project = project_of(tmp_path, [item("x")])
     program = (
         "from pathlib import Path; from mmfuser_jax.mminstruct.project import Project; "
@@ -220,12 +272,15 @@ def test_the_printed_address_opens_the_page(tmp_path):
     )
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True) as process:
-        words = process.stdout.readline().split()
-        url = words[-1]
+        assert "planning" in process.stdout.readline()
+        url = process.stdout.readline().split()[-1]
         assert url.startswith("http://127.0.0.1:")
         status, _, page = request(url, "/?" + url.partition("?")[2])
         assert status == 200
         assert url.partition("token=")[2].encode() in page  # for the header of what the page posts
+        assert "Ctrl-C ends it" in process.stdout.readline()
         os.kill(process.pid, signal.SIGINT)
-        process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert f"launch/mminstruct.py export --project={project.folder} " in said
     assert len(url.partition("token=")[2]) >= 40

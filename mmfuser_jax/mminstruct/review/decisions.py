@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 
 from mmfuser_jax.mminstruct.ledger import Ledger
@@ -46,6 +47,7 @@ class Decision:
       reason: of REJECTIONS or CONFLICTS; else "".
       reviewers: whose verdicts stand, in the order of these.
       seconds: that all people have looked at it, also for verdicts that they took back.
+      settled: whether a verdict that stands was given to settle a conflict.
     """
 
     state: str
@@ -54,6 +56,7 @@ class Decision:
     reason: str = ""
     reviewers: tuple[str, ...] = ()
     seconds: float = 0.0
+    settled: bool = False
 
 
 def standing(verdicts: Sequence[Verdict], *, independent: bool = False) -> list[Verdict]:
@@ -63,6 +66,8 @@ def standing(verdicts: Sequence[Verdict], *, independent: bool = False) -> list[
       verdicts: on one item, in the order in which they were given.
       independent: leaves out those that settle a conflict, which were given in the knowledge of the others.
     """
+    if len(verdicts) == 1 and verdicts[0].verdict != UNDONE:  # as most items have
+        return [verdict for verdict in verdicts if not (independent and verdict.final)]
     given: dict[str, list[tuple[int, Verdict]]] = {}
     for place, verdict in enumerate(verdicts):
         mine = given.setdefault(verdict.reviewer, [])
@@ -110,14 +115,14 @@ def decision(item: ItemRow, verdicts: Sequence[Verdict]) -> Decision:
         return Decision("open", item.body, seconds=seconds)
     reviewers = tuple(verdict.reviewer for verdict in stand)
     final = [verdict for verdict in stand if verdict.final]
-    reason = "" if final else conflict(item.body, stand)
+    reason = "" if final or len(stand) == 1 else conflict(item.body, stand)
     if reason:
         return Decision("conflict", item.body, False, reason, reviewers, seconds)
     counting = final[-1:] or stand
     if counting[-1].verdict == REJECT:
-        return Decision("rejected", item.body, False, counting[-1].reason, reviewers, seconds)
+        return Decision("rejected", item.body, False, counting[-1].reason, reviewers, seconds, bool(final))
     body = next((verdict.body for verdict in counting if verdict.verdict == EDIT), item.body)
-    return Decision("accepted", body, body != item.body, "", reviewers, seconds)
+    return Decision("accepted", body, body != item.body, "", reviewers, seconds, bool(final))
 
 
 def decisions(ledger: Ledger) -> Iterator[tuple[ItemRow, Decision]]:
@@ -126,6 +131,16 @@ def decisions(ledger: Ledger) -> Iterator[tuple[ItemRow, Decision]]:
     for item in ledger.rows(ItemRow, "state <> 'refused'", order="image, id"):
         verdicts = verdicts_of(ledger, item.id) if item.id in looked_at else []
         yield item, decision(item, verdicts)
+
+
+def judged_again(ledger: Ledger) -> Iterator[tuple[ItemRow, list[Verdict]]]:
+    """Every good or doubtful item that has several verdicts, with them in the order in which they were given; by ids."""
+    several = "SELECT item FROM verdicts GROUP BY item HAVING count(*) > 1"
+    items = ledger.rows(ItemRow, f"id IN ({several}) AND state <> 'refused'", order="id")
+    there = f"item IN ({several} INTERSECT SELECT id FROM items WHERE state <> 'refused')"
+    by_item = itertools.groupby(ledger.rows(Verdict, there, order="item, number"), lambda verdict: verdict.item)
+    for item, (_, verdicts) in zip(items, by_item, strict=True):
+        yield item, list(verdicts)
 
 
 def verdicts_of(ledger: Ledger, item: str) -> list[Verdict]:

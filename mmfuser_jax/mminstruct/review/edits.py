@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pydantic
@@ -10,8 +10,10 @@ import pydantic
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.questions.checks import Expected, faults
 from mmfuser_jax.mminstruct.questions.items import LETTERS, Item, as_body, from_body, plain
-from mmfuser_jax.mminstruct.questions.keeping import DOUBTFUL, exchanges
+from mmfuser_jax.mminstruct.questions.keeping import DOUBTFUL
+from mmfuser_jax.mminstruct.questions.options import fault_of_options
 from mmfuser_jax.mminstruct.reasons import MEANINGS
+from mmfuser_jax.mminstruct.review.decisions import decision, verdicts_of
 from mmfuser_jax.mminstruct.schema import ItemRow
 
 LONGEST = 20_000
@@ -37,26 +39,71 @@ class Exchange(pydantic.BaseModel):
     options: list[str] = pydantic.Field(default=[], max_length=4 * len(LETTERS))
 
 
-def edited(ledger: Ledger, item: ItemRow, wanted: Any) -> str:
+def edited(ledger: Ledger, item: ItemRow, wanted: Any, benchmark: Collection[str]) -> str:
     """The body of an edited item. Of a conversation, exchanges may be missing; what else a person wrote is kept as it is.
 
     Args:
       ledger: with the other questions of the picture.
       item: as it was made.
       wanted: list of the fields of `Exchange`, in the order of the item.
+      benchmark: `plain` questions that may not be learnt.
 
     Raises:
       EditError: the fields are not those, or what they say breaks a rule; faults that the item had before are no reason.
     """
     before = from_body(item.body)
     written = _fields(wanted, len(before))
-    others = ledger.rows(ItemRow, "image = ? AND language = ? AND id <> ?", (item.image, item.language, item.id))
-    seen = {plain(exchange.question) for row in others for exchange in exchanges(row)}
-    kept = []
-    for number, one in enumerate(written, 1):
-        where = f"round {number}: " if len(before) > 1 else ""
-        kept.append(_checked(one, before[one.place], Expected(item.language, seen), where))
+    seen = _seen(ledger, item)
+    kept: list[Item] = []
+    for one in written:
+        where = f"round {one.place + 1}: " if len(before) > 1 else ""
+        expected_before, expected = (
+            Expected(item.language, seen | _asked(earlier), benchmark) for earlier in (before[: one.place], kept)
+        )
+        kept.append(_checked(one, before[one.place], expected_before, expected, where))
     return as_body(kept)
+
+
+def _seen(ledger: Ledger, item: ItemRow) -> set[str]:
+    """What other items ask about the picture, as people want them; nothing where they reject them."""
+    where = "image = ? AND language = ? AND id <> ? AND state <> 'refused'"
+    others = ledger.rows(ItemRow, where, (item.image, item.language, item.id))
+    made = [decision(row, verdicts_of(ledger, row.id)) for row in others]
+    return {question for one in made if one.state != "rejected" for question in _asked(from_body(one.body))}
+
+
+def _asked(exchanges: Sequence[Item]) -> set[str]:
+    return {plain(one.question) for one in exchanges}
+
+
+def places(made: Sequence[Item], kept: Sequence[Item]) -> list[int] | None:
+    """Where the exchanges of an edit stood in the item as it was made: in this order, with these types, changed the least.
+
+    None where they cannot have stood there, as the item was made anew since.
+
+    >>> made = [Item("short", "a", "1"), Item("long", "b", "2"), Item("short", "c", "3")]
+    >>> places(made, [Item("short", "c", "4")]), places(made, [Item("short", "a", "1"), Item("long", "x", "y")])
+    ([2], [0, 1])
+    """
+    best: list[tuple[int, list[int]] | None] = [
+        (0, []),
+        *(None for _ in kept),
+    ]  # of the first ones kept: what is the same
+    for place, before in enumerate(made):
+        for number in reversed(range(len(kept))):
+            way, one = best[number], kept[number]
+            if way is None or one.type != before.type:
+                continue
+            pairs = zip(_parts(one), _parts(before), strict=True)
+            same = way[0] + sum(now == then for now, then in pairs)
+            other = best[number + 1]
+            if other is None or same > other[0]:
+                best[number + 1] = (same, [*way[1], place])
+    return best[-1][1] if best[-1] else None
+
+
+def _parts(one: Item) -> tuple[object, ...]:
+    return one.question, one.answer_text, one.options
 
 
 def _fields(wanted: Any, count: int) -> list[Exchange]:
@@ -71,12 +118,12 @@ def _fields(wanted: Any, count: int) -> list[Exchange]:
     return written
 
 
-def _checked(one: Exchange, before: Item, expected: Expected, where: str) -> Item:
+def _checked(one: Exchange, before: Item, expected_before: Expected, expected: Expected, where: str) -> Item:
     options = tuple(text for text in map(str.strip, one.options) if text) if before.type == "choice" else ()
     item = Item(before.type, one.question.strip(), one.answer.strip(), options)
     fault = _form(item)
     if not fault:
-        had: Collection[str] = (*faults(before, expected), *DOUBTFUL)
+        had: Collection[str] = (*faults(before, expected_before), *DOUBTFUL)
         fault = next((name for name in faults(item, expected) if name not in had), "")
     if fault:
         raise EditError(f"{where}{MEANINGS[fault]}")
@@ -93,8 +140,6 @@ def _form(item: Item) -> str:
         return "" if item.answer in ("yes", "no") else "not_yes_or_no"
     if item.type != "choice":
         return ""
-    if not 2 <= len(item.options) <= len(LETTERS):
-        return "few_options" if len(item.options) < 2 else "many_options"
-    if len({plain(option) or option for option in item.options}) < len(item.options):
-        return "same_options"
+    if fault := fault_of_options(item.options):
+        return fault
     return "" if item.answer in tuple(LETTERS[: len(item.options)]) else "answer_is_no_option"

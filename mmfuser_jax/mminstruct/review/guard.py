@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import ipaddress
+import socket
 from collections.abc import Iterable
 from urllib.parse import parse_qs
 
@@ -79,5 +81,11 @@ class Guard:
         try:
             ipaddress.ip_address(name)
         except ValueError:
-            return False
+            return name.lower() in _names()
         return True
+
+
+@functools.cache  # asking for the second one may take seconds
+def _names() -> frozenset[str]:
+    """Of this machine."""
+    return frozenset((socket.gethostname().lower(), socket.getfqdn().lower()))

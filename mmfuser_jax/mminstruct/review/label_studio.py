@@ -1,8 +1,7 @@
 """Items to Label Studio and verdicts back, for teams that work with it: its JSON tasks with pre-annotation, its JSON export.
 
-Pictures are named, not copied into the tasks: a task stays small however large its picture is. To show them, Label Studio
-is started with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT set to the
-project's folder, and its project gets a source storage "Local files" with the path of the folder `images` there.
+Pictures are named, not copied into the tasks: a task stays small however large its picture is. What Label Studio needs to
+show them is said by `Written.settings`.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
+import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,9 +20,10 @@ from xml.sax.saxutils import quoteattr
 from mmfuser_jax.mminstruct import store
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import IMAGES, Project
-from mmfuser_jax.mminstruct.questions.items import LETTERS, from_body
+from mmfuser_jax.mminstruct.questions.benchmarks import benchmark_questions
 from mmfuser_jax.mminstruct.review.decisions import ACCEPT, EDIT, MOST_SECONDS, REJECT, REJECTIONS, verdicts_of
 from mmfuser_jax.mminstruct.review.edits import EditError, edited
+from mmfuser_jax.mminstruct.review.label_studio_text import as_text, comes_back, from_text
 from mmfuser_jax.mminstruct.review.queue import Queue
 from mmfuser_jax.mminstruct.review.views import item_view
 from mmfuser_jax.mminstruct.schema import ItemRow, Verdict
@@ -49,12 +49,15 @@ CONFIG = """\
 </View>
 """
 
-_HEADING = re.compile(r"^\[(Question|Options|Answer) (\d{1,3})\][ \t]*$", re.MULTILINE)
-_LETTER = re.compile(r"\s*[A-H][.．、:：)）]\s*")
+SETTINGS = """\
+start Label Studio so that it may show the pictures:
+  LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={folder} label-studio start
+in its project: Settings > Cloud Storage > Add Source Storage > Local Files, with the path {images}, saved but not synchronised;
+Settings > Labeling Interface > Code: what is in {config}; then import the tasks"""
 
 
 class LabelStudioError(ValueError):
-    """A file is not what Label Studio exports; the message names the file and what is wrong with it."""
+    """A file cannot be written, or is not what Label Studio exports; the message names the file and what is wrong with it."""
 
 
 AT_A_TIME = 100
@@ -69,11 +72,13 @@ class Written:
       tasks: number of them.
       config: file with the labelling config.
       left_out: ids of items that have a line which would be taken for a heading.
+      settings: lines that say how Label Studio is set up to show them.
     """
 
     tasks: int
     config: Path
     left_out: tuple[str, ...]
+    settings: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +101,19 @@ def write_tasks(project: Project, ledger: Ledger, path: Path) -> Written:
       project: whose items they are.
       ledger: of the project.
       path: of the JSON file; the config has the same name with the ending .xml.
+
+    Raises:
+      LabelStudioError: there is no such folder, or nothing can be written there.
     """
+    try:
+        return _write_tasks(project, ledger, path)
+    except OSError as error:  # of a file beside it, whose name nobody has given
+        raise LabelStudioError(
+            f"{path}: cannot be written ({error.strerror}); name a file in a folder that there is"
+        ) from None
+
+
+def _write_tasks(project: Project, ledger: Ledger, path: Path) -> Written:
     config = path.with_suffix(".xml")
     reasons = (f"<Choice alias={quoteattr(code)} value={quoteattr(words)}/>" for code, words in REJECTIONS.items())
     queue = Queue(ledger, project.config.review)
@@ -106,7 +123,7 @@ def write_tasks(project: Project, ledger: Ledger, path: Path) -> Written:
         file.write("[")
         for name in queue.open_items():
             item = queue.item(name)
-            if not _comes_back(item.body):
+            if not comes_back(item.body):
                 left_out.append(name)
                 continue
             file.write(",\n" if tasks else "\n")
@@ -115,7 +132,9 @@ def write_tasks(project: Project, ledger: Ledger, path: Path) -> Written:
         file.write("\n]\n")
     os.replace(temporary, path)
     config.write_text(CONFIG.format(reasons="\n        ".join(reasons)), encoding="utf-8")
-    return Written(tasks, config, tuple(left_out))
+    folder, images = (shlex.quote(str(place.resolve())) for place in (project.folder, project.images))
+    settings = SETTINGS.format(folder=folder, images=images, config=config)
+    return Written(tasks, config, tuple(left_out), settings)
 
 
 def _task(ledger: Ledger, item: ItemRow) -> dict[str, Any]:
@@ -135,65 +154,21 @@ def _task(ledger: Ledger, item: ItemRow) -> dict[str, Any]:
     }
 
 
-def as_text(body: str) -> str:
-    """The exchanges of a body as people edit them: under headings, options a line each."""
-    parts = []
-    for number, one in enumerate(from_body(body), 1):
-        parts += [f"[Question {number}]", one.question]
-        if one.options:
-            lettered = zip(LETTERS, one.options, strict=False)
-            parts += [f"[Options {number}]", *(f"{letter}. {option}" for letter, option in lettered)]
-        parts += [f"[Answer {number}]", one.answer]
-    return "\n".join(parts)
-
-
-def from_text(text: str) -> list[dict[str, Any]]:
-    """The fields of `edits.Exchange` that a text holds.
-
-    Raises:
-      EditError: it has not the headings that it should.
-    """
-    before, *parts = _HEADING.split(text)
-    found: dict[int, dict[str, Any]] = {}
-    for heading, number, words in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
-        one = found.setdefault(int(number), {"place": int(number) - 1})
-        if heading.lower() in one:
-            raise EditError(f"there are two headings [{heading} {number}]")
-        one[heading.lower()] = words.strip()
-    if before.strip() or not found or min(found) < 1:
-        raise EditError("a text begins with the heading [Question 1]")
-    for one in found.values():
-        lines = [line for line in one.get("options", "").splitlines() if line.strip()]
-        one.update(options=[_LETTER.sub("", line, count=1).strip() for line in lines])
-        one.update(question=one.get("question", ""), answer=one.get("answer", ""))
-    return list(found.values())
-
-
-def _comes_back(body: str) -> bool:
-    """Whether a body is read again as it was written, but for blanks around its texts."""
-    wanted = [
-        {"place": place, "question": one.question.strip(), "answer": one.answer.strip(), "options": [*map(str.strip, one.options)]}
-        for place, one in enumerate(from_body(body))
-    ]  # fmt: skip
-    try:
-        return from_text(as_text(body)) == wanted
-    except EditError:
-        return False
-
-
-def read_tasks(ledger: Ledger, path: Path, reviewer: str = "") -> Imported:
+def read_tasks(project: Project, ledger: Ledger, path: Path, reviewer: str = "") -> Imported:
     """Reads the verdicts of an export in Label Studio's format "JSON". What was read before adds nothing.
 
     An item that is accepted with another text is edited. Skipped tasks and drafts are no verdicts.
 
     Args:
-      ledger: of the project that the tasks were written from.
+      project: that the tasks were written from.
+      ledger: of the project.
       path: of the export.
       reviewer: name of the person who made all annotations; "" for the e-mail addresses or numbers that Label Studio has.
 
     Raises:
       LabelStudioError: it is no such file, or several people made it and one name is given.
     """
+    benchmark = benchmark_questions(project)
     annotations = list(_annotations(path))
     people = {_person(annotation) for _, _, annotation in annotations}
     if reviewer and len(people) > 1:
@@ -205,13 +180,13 @@ def read_tasks(ledger: Ledger, path: Path, reviewer: str = "") -> Imported:
         with ledger.changes():
             for label, name, annotation in annotations[start : start + AT_A_TIME]:
                 try:
-                    counts[_take(ledger, name, annotation, reviewer or _person(annotation))] += 1
+                    counts[_take(ledger, name, annotation, reviewer or _person(annotation), benchmark)] += 1
                 except ValueError as error:
                     errors.append(f"{path}: {label}: {error}")
     return Imported(dict(counts), tuple(errors))
 
 
-def _take(ledger: Ledger, name: Any, annotation: Any, reviewer: str) -> str:
+def _take(ledger: Ledger, name: Any, annotation: Any, reviewer: str, benchmark: Collection[str]) -> str:
     """Writes an annotation's verdict down; what it is counted as.
 
     Raises:
@@ -219,7 +194,7 @@ def _take(ledger: Ledger, name: Any, annotation: Any, reviewer: str) -> str:
     """
     if annotation.get("was_cancelled"):
         return "cancelled"
-    verdict = _verdict(ledger, name, annotation, reviewer)
+    verdict = _verdict(ledger, name, annotation, reviewer, benchmark)
     if verdict in verdicts_of(ledger, verdict.item):
         return "unchanged"
     ledger.add(verdict)
@@ -255,7 +230,9 @@ def _person(annotation: Mapping[str, Any]) -> str:
     return f"user {user}"
 
 
-def _verdict(ledger: Ledger, name: str, annotation: Mapping[str, Any], reviewer: str) -> Verdict:
+def _verdict(
+    ledger: Ledger, name: str, annotation: Mapping[str, Any], reviewer: str, benchmark: Collection[str]
+) -> Verdict:
     item = ledger.row(ItemRow, "id = ? AND state <> 'refused'", (name,))
     if item is None:
         raise EditError(f"this project has no item {name!r}")
@@ -273,7 +250,7 @@ def _verdict(ledger: Ledger, name: str, annotation: Mapping[str, Any], reviewer:
     if verdict != ACCEPT:
         raise EditError(f"it is neither accepted nor rejected ({verdict!r})")
     same = text is None or text.strip() == as_text(item.body).strip()
-    body = "" if same else edited(ledger, item, from_text(text or ""))
+    body = "" if same else edited(ledger, item, from_text(text or ""), benchmark)
     kept = body in ("", item.body)
     return Verdict(
         item.id, reviewer, ACCEPT if kept else EDIT, "", "" if kept else body, seconds=min(float(seconds), MOST_SECONDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import time
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from mmfuser_jax.mminstruct.config import Review
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.review.agreement import Agreement, agreements, votes
-from mmfuser_jax.mminstruct.review.decisions import UNDONE, decision, standing, verdicts_of
+from mmfuser_jax.mminstruct.review.decisions import UNDONE, decision, judged_again, standing, verdicts_of
 from mmfuser_jax.mminstruct.review.sampling import Planned, plan
 from mmfuser_jax.mminstruct.schema import ItemRow, Verdict
 
@@ -32,6 +31,7 @@ class Progress:
 
     Attributes:
       planned, done: items that people are to look at, and of these those that enough of them did.
+      waiting: items that the person who asks has judged and somebody else is still to look at.
       conflicts: items on which people disagree and that nobody has settled yet.
       mine: verdicts that stand of the person who asks.
       seconds: that this person took for one, on average over all that they gave; 0 where there are none.
@@ -40,6 +40,7 @@ class Progress:
 
     planned: int
     done: int
+    waiting: int
     conflicts: int
     mine: int
     seconds: float
@@ -52,20 +53,44 @@ class Queue:
     def __init__(self, ledger: Ledger, review: Review, clock: Callable[[], float] = time.monotonic) -> None:
         """Plans, and takes up where the verdicts of the ledger end."""
         self._ledger = ledger
+        self._review = review
         self._clock = clock
-        self._plan = {item.id: item for item in plan(ledger, review)}
+        self._leases: dict[str, dict[str, float]] = {}  # reviewer → item → until when
+        self._plan_all()
+
+    def _plan_all(self) -> None:
+        self._planned_of = self._items()
+        self._plan = {item.id: item for item in plan(self._ledger, self._review)}
         self._open: OrderedDict[str, Planned] = OrderedDict(self._plan)
         self._conflicts: OrderedDict[str, Planned] = OrderedDict()
         self._reviewers: dict[str, tuple[str, ...]] = {}
         self._votes: dict[str, dict[str, bool]] = {}  # of items that more than one person judged
         self._standing: Counter[str] = Counter()
+        self._waiting: Counter[str] = Counter()
         self._given: Counter[str] = Counter()
         self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._leases: dict[str, dict[str, float]] = {}  # reviewer → item → until when
-        by_item = itertools.groupby(ledger.rows(Verdict, order="item, number"), lambda verdict: verdict.item)
-        for name, verdicts in by_item:
-            if row := self._row(name):  # else it was made anew since, and is refused now
-                self._take_in(row, list(verdicts))
+        sql = (  # of most items there is one verdict, and nothing to find out
+            "SELECT item, reviewer, seconds FROM verdicts WHERE item IN (SELECT id FROM items WHERE state <> 'refused') "
+            "GROUP BY item HAVING count(*) = 1 AND verdict <> ?"
+        )
+        for name, reviewer, seconds in self._ledger.query(sql, (UNDONE,)):
+            self._given[reviewer] += 1
+            self._seconds[reviewer] += seconds
+            known = self._plan.get(name) or Planned(name, 0, "", "", "", "")
+            self._place(known, (reviewer,), conflict=False, settled=False)
+        for row, verdicts in judged_again(self._ledger):
+            self._take_in(row, verdicts)
+
+    def _items(self) -> list[tuple[object, ...]]:
+        """Something that other items make another."""
+        return self._ledger.query("SELECT state, count(*), max(rowid) FROM items GROUP BY state")
+
+    def renew(self) -> bool:
+        """Plans anew if the ledger has other items than when that was done; whether it has."""
+        if self._items() == self._planned_of:
+            return False
+        self._plan_all()
+        return True
 
     def __len__(self) -> int:
         """Planned items."""
@@ -93,7 +118,7 @@ class Queue:
     def next(self, reviewer: str, wanted: Mapping[str, str], *, conflicts: bool = False) -> str | None:
         """Lends a person an item, one that they have already if it is still open; None where there is none left.
 
-        What they have and does not fit is given back.
+        Before it says so, it looks for items that were made since. What they have and does not fit is given back.
 
         Args:
           reviewer: the person.
@@ -106,6 +131,8 @@ class Queue:
         self._leases[reviewer] = dict.fromkeys(mine, self._clock() + LEASE)
         others = (item.id for item in source.values() if self._fits(item, reviewer, wanted))
         found = mine[0] if mine else next(others, None)
+        if (found is None or self._row(found) is None) and self.renew():
+            return self.next(reviewer, wanted, conflicts=conflicts)
         if found is not None:
             self.hold(found, reviewer)
         return found
@@ -175,6 +202,7 @@ class Queue:
         return Progress(
             planned=len(self._plan),
             done=len(self._plan) - len(self._open),
+            waiting=self._waiting[reviewer],
             conflicts=len(self._conflicts),
             mine=self._standing[reviewer],
             seconds=self._seconds[reviewer] / given if given else 0.0,
@@ -187,22 +215,26 @@ class Queue:
             self._given[verdict.reviewer] += verdict.verdict != UNDONE
             self._seconds[verdict.reviewer] += verdict.seconds
         found = decision(item, verdicts)
-        self._standing.subtract(self._reviewers.get(item.id, ()))
-        self._standing.update(found.reviewers)
-        self._reviewers[item.id] = found.reviewers
         said = votes(verdicts)
         self._votes.pop(item.id, None)
         if len(said) > 1:
             self._votes[item.id] = said
-        planned = self._plan.get(item.id)
-        known = planned or Planned(item.id, 1, item.domain, item.type, item.language, item.reason)
-        settled = any(verdict.final for verdict in standing(verdicts))
-        _put(self._conflicts, known, found.state == "conflict")
-        _put(self._open, known, planned is not None and not settled and _wanting(found.state, known, found.reviewers))
+        known = self._plan.get(item.id) or Planned(item.id, 0, item.domain, item.type, item.language, item.reason)
+        self._place(known, found.reviewers, conflict=found.state == "conflict", settled=found.settled)
 
-
-def _wanting(state: str, item: Planned, reviewers: Sequence[str]) -> bool:
-    return state != "conflict" and len(reviewers) < item.people
+    def _place(self, item: Planned, reviewers: tuple[str, ...], *, conflict: bool, settled: bool) -> None:
+        """An item into the queues where it belongs, now that the verdicts of these people stand; unplanned ones have 0 people."""
+        before = self._reviewers.get(item.id, ())
+        self._reviewers[item.id] = reviewers
+        wanting = len(reviewers) < item.people and not conflict and not settled
+        for name in before:
+            self._standing[name] -= 1
+            self._waiting[name] -= item.id in self._open
+        for name in reviewers:
+            self._standing[name] += 1
+            self._waiting[name] += wanting
+        _put(self._conflicts, item, conflict)
+        _put(self._open, item, wanting)
 
 
 def _put(items: OrderedDict[str, Planned], item: Planned, there: bool) -> None:

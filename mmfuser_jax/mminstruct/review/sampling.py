@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 from mmfuser_jax.mminstruct.config import Review
 from mmfuser_jax.mminstruct.ledger import Ledger
-from mmfuser_jax.mminstruct.schema import ItemRow
 
 
 class Planned(NamedTuple):
@@ -45,20 +44,21 @@ def plan(ledger: Ledger, review: Review) -> list[Planned]:
     doubtful: list[Planned] = []
     good: list[Planned] = []
     groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    for row in ledger.rows(ItemRow, "state <> 'refused'", order="image, id"):
-        group = (intern(row.domain), intern(row.type), intern(row.language))
-        people = 2 if draw("second", row.id) < review.twice else 1
-        if row.state == "doubtful":
-            doubtful.append(Planned(row.id, people, *group, intern(row.reason)))
+    sql = "SELECT id, domain, type, language, state, reason FROM items WHERE state <> 'refused' ORDER BY image, id"
+    for name, domain, kind, language, state, reason in ledger.query(sql):
+        group = (intern(domain), intern(kind), intern(language))
+        people = 2 if draw("second", name) < review.twice else 1
+        if state == "doubtful":
+            doubtful.append(Planned(name, people, *group, intern(reason)))
         else:
-            good.append(Planned(row.id, people, *group, ""))
-            groups[group].append(row.id)
+            good.append(Planned(name, people, *group, ""))
+            groups[group].append(name)
     drawn = {name for names in groups.values() for name in _drawn(names, review)}
     return doubtful + [item for item in good if item.id in drawn]
 
 
 def _drawn(names: list[str], review: Review) -> list[str]:
     """A share of a group, at least the least number that there should be."""
-    by_draw = sorted(names, key=lambda name: draw("look", name))
-    share = sum(draw("look", name) < review.share for name in names)
-    return by_draw[: max(share, review.least)]
+    draws = {name: draw("look", name) for name in names}
+    share = sum(drawn < review.share for drawn in draws.values())
+    return sorted(names, key=draws.__getitem__)[: max(share, review.least)]

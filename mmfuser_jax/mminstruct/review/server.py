@@ -4,223 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import html
-import io
-import json
+import ipaddress
 import secrets
 import socket
-from collections.abc import Awaitable, Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
 
-import pydantic
 import uvicorn
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
-from starlette.routing import Route
 
-from mmfuser_jax.data.images import open_image
-from mmfuser_jax.mminstruct import store
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import Project
-from mmfuser_jax.mminstruct.review.decisions import ACCEPT, EDIT, MOST_SECONDS, REJECT, REJECTIONS
-from mmfuser_jax.mminstruct.review.edits import edited
 from mmfuser_jax.mminstruct.review.guard import Guard
-from mmfuser_jax.mminstruct.review.queue import FILTERS, Queue
-from mmfuser_jax.mminstruct.review.views import item_view, progress_view, start_view
-from mmfuser_jax.mminstruct.schema import Verdict
-
-PAGE = Path(__file__).parent / "page"
-FILES = {
-    "page.css": "text/css",
-    "page.js": "text/javascript",
-    "clock.js": "text/javascript",
-    "item.js": "text/javascript",
-    "talk.js": "text/javascript",
-    "words.js": "text/javascript",
-    "icon.svg": "image/svg+xml",
-}
-"""Of the page, besides index.html."""
-
-PICTURES = {".jpg": "image/jpeg", ".png": "image/png", ".webp": "image/webp", ".gif": "image/gif", ".bmp": "image/bmp"}
-"""Suffixes in the store of what browsers can show; other pictures are sent as PNG."""
-
-LARGEST = 1 << 18
-"""Bytes of a request's body."""
-
-NAME_LENGTH = 60
+from mmfuser_jax.mminstruct.review.queue import Queue
+from mmfuser_jax.mminstruct.review.routes import Reviewing, person
 
 
 class ReviewError(RuntimeError):
     """The review cannot begin; the message says what to do."""
-
-
-class _Said(pydantic.BaseModel):
-    """What the page says of an item."""
-
-    model_config = pydantic.ConfigDict(extra="forbid")
-
-    item: str
-    reviewer: str
-    verdict: str = pydantic.Field(pattern=f"^({ACCEPT}|{EDIT}|{REJECT})$")
-    reason: str = ""
-    exchanges: Any = None
-    final: bool = False
-    seconds: float = pydantic.Field(default=0.0, ge=0, allow_inf_nan=False)
-
-
-class _Reviewing:
-    """What the server does, by address."""
-
-    def __init__(self, project: Project, ledger: Ledger, queue: Queue, reviewer: str, token: str) -> None:
-        self._project = project
-        self._ledger = ledger
-        self._queue = queue
-        self._reviewer = reviewer
-        self._token = token
-
-    def routes(self) -> list[Route]:
-        """Addresses."""
-        return [
-            Route("/", self.page),
-            *(Route(f"/{name}", _file(name)) for name in FILES),
-            Route("/picture/{sha}", self.picture),
-            Route("/api/start", _answered(self.start)),
-            Route("/api/next", _answered(self.next)),
-            Route("/api/item/{id}", _answered(self.item)),
-            Route("/api/progress", _answered(self.progress)),
-            Route("/api/verdict", _answered(self.verdict), methods=["POST"]),
-            Route("/api/undo", _answered(self.undo), methods=["POST"]),
-        ]
-
-    async def page(self, request: Request) -> Response:
-        """The page, which needs the token for the header of what it posts."""
-        del request
-        text = (PAGE / "index.html").read_text(encoding="utf-8")
-        return HTMLResponse(text.replace("{token}", html.escape(self._token, quote=True)))
-
-    async def picture(self, request: Request) -> Response:
-        """A picture of the store."""
-        row = self._ledger.image(request.path_params["sha"])
-        path = store.place(self._project.images, row.sha, row.suffix) if row else None
-        if row is None or path is None or not path.exists():
-            return Response("the store has no such picture", 404)
-        if row.suffix in PICTURES:
-            return FileResponse(path, media_type=PICTURES[row.suffix])
-        shown = io.BytesIO()
-        open_image(path).save(shown, "PNG")
-        return Response(shown.getvalue(), media_type="image/png")
-
-    async def start(self, request: Request) -> Any:
-        """What does not change."""
-        del request
-        return {**start_view(self._project, self._queue, self._reviewer), "most_seconds": MOST_SECONDS}
-
-    async def next(self, request: Request) -> Any:
-        """The next item of a person; {"item": null} where there is none."""
-        asked = request.query_params
-        reviewer = _name(asked.get("reviewer", ""))
-        conflicts = asked.get("queue") == "conflicts"
-        wanted = {name: asked[name] for name in FILTERS if asked.get(name)}
-        found = self._queue.next(reviewer, wanted, conflicts=conflicts)
-        return {"item": self._view(found, reviewer, conflicts) if found else None, **self._progress(reviewer)}
-
-    async def item(self, request: Request) -> Any:
-        """An item that the person has seen."""
-        reviewer = _name(request.query_params.get("reviewer", ""))
-        conflicts = request.query_params.get("queue") == "conflicts"
-        return {"item": self._view(request.path_params["id"], reviewer, conflicts), **self._progress(reviewer)}
-
-    async def progress(self, request: Request) -> Any:
-        """How far people are."""
-        return self._progress(_name(request.query_params.get("reviewer", "")))
-
-    async def verdict(self, request: Request) -> Any:
-        """Writes a verdict down."""
-        said = _Said.model_validate(await _body(request))
-        item = self._queue.item(said.item)
-        if said.verdict == REJECT and said.reason not in REJECTIONS:
-            raise ValueError(f"a rejection needs a reason of {', '.join(REJECTIONS)}")
-        body = edited(self._ledger, item, said.exchanges) if said.verdict == EDIT else ""
-        same = body == item.body
-        row = Verdict(
-            item.id, _name(said.reviewer), ACCEPT if same else said.verdict, said.reason if said.verdict == REJECT else "",
-            "" if same else body, int(said.final), min(said.seconds, MOST_SECONDS),
-        )  # fmt: skip
-        self._queue.say(row)
-        return self._progress(row.reviewer)
-
-    async def undo(self, request: Request) -> Any:
-        """Takes a person's last verdict back; gives its item."""
-        fields = await _body(request)
-        reviewer = _name(str(fields.get("reviewer", "")))
-        name = self._queue.undo(reviewer)
-        view = self._view(name, reviewer, self._queue.to_settle(name)) if name else None
-        return {"item": view, **self._progress(reviewer)}
-
-    def _view(self, name: str, reviewer: str, conflicts: bool) -> Any:
-        return item_view(self._ledger, self._queue.item(name), reviewer, conflict=conflicts)
-
-    def _progress(self, reviewer: str) -> dict[str, Any]:
-        return {"progress": progress_view(self._queue.progress(reviewer))}
-
-
-def _file(name: str) -> Callable[[Request], Awaitable[Response]]:
-    async def answer(request: Request) -> Response:
-        del request
-        return FileResponse(PAGE / name, media_type=FILES[name])
-
-    return answer
-
-
-def _answered(do: Callable[[Request], Awaitable[Any]]) -> Callable[[Request], Awaitable[Response]]:
-    """What a function gives as JSON; what it refuses, as one line for the page."""
-
-    async def answer(request: Request) -> Response:
-        try:
-            return JSONResponse(await do(request))
-        except pydantic.ValidationError as error:
-            first = error.errors()[0]
-            return JSONResponse({"error": f"{'.'.join(map(str, first['loc']))}: {first['msg']}"}, 400)
-        except ValueError as error:
-            return JSONResponse({"error": " ".join(str(error).split())}, 400)
-
-    return answer
-
-
-async def _body(request: Request) -> dict[str, Any]:
-    """The object that was posted.
-
-    Raises:
-      ValueError: it is none, or too large.
-    """
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise ValueError("what is posted is application/json")
-    content = b""
-    async for part in request.stream():
-        content += part
-        if len(content) > LARGEST:
-            raise ValueError(f"what is posted has at most {LARGEST:,} bytes")
-    try:
-        fields = json.loads(content)
-    except (ValueError, RecursionError):
-        fields = None
-    if not isinstance(fields, dict):
-        raise ValueError("what is posted is a JSON object")
-    return fields
-
-
-def _name(text: str) -> str:
-    """A person's name.
-
-    Raises:
-      ValueError: it is empty, too long, or has letters that cannot be seen.
-    """
-    name = " ".join(text.split())
-    if not name or len(name) > NAME_LENGTH or not name.isprintable():
-        raise ValueError(f"a reviewer has a name of 1 to {NAME_LENGTH} letters")
-    return name
 
 
 @contextlib.contextmanager
@@ -238,18 +38,18 @@ def opened_review(
     Raises:
       ReviewError: see `serve_review`.
     """
-    reviewer = _name(reviewer) if reviewer else ""
+    reviewer = person(reviewer) if reviewer else ""
     with Ledger(project.ledger) as ledger:
         if not ledger.query("SELECT 1 FROM items LIMIT 1"):
-            command = f"launch/mminstruct.py generate --project={project.folder}"
-            raise ReviewError(f"{project.folder}: there are no items yet; run generate first: {command}")
+            command = f"python launch/mminstruct.py run --project={project.folder}"
+            raise ReviewError(f"{project.folder}: there are no items yet; make some first: {command}")
         queue = Queue(ledger, project.config.review)
         if not len(queue):
             raise ReviewError(
                 f"{project.folder}: nothing to review: no item is doubtful, and review.share and review.least draw no good one"
             )
         with _listening(host, port) as listening:
-            app = Starlette(routes=_Reviewing(project, ledger, queue, reviewer, token).routes())
+            app = Starlette(routes=Reviewing(project, ledger, queue, reviewer, token).routes())
             config = uvicorn.Config(
                 Guard(app, token, host), log_level="warning", access_log=False, lifespan="off", ws="none",
                 server_header=False,
@@ -266,14 +66,28 @@ def _listening(host: str, port: int) -> socket.socket:
         raise ReviewError(f"cannot listen at {host}:{port}: {error.strerror or error}") from None
 
 
-def address(listening: socket.socket, token: str) -> str:
-    """Where the page is."""
+def addresses(listening: socket.socket, token: str) -> list[str]:
+    """Where the page is. Of a server that listens everywhere: under this machine's name, and under its address in the network."""
     host, port = listening.getsockname()[:2]
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/?token={token}"
+    hosts = [host]
+    if ipaddress.ip_address(host).is_unspecified:
+        hosts = [socket.gethostname(), *_own_addresses(listening.family)]
+    return [f"http://{f'[{host}]' if ':' in host else host}:{port}/?token={token}" for host in hosts]
+
+
+def _own_addresses(family: socket.AddressFamily) -> list[str]:
+    """The one from which this machine would send to others, if there is any. Nothing is sent."""
+    far = "2001:db8::1" if family == socket.AF_INET6 else "192.0.2.1"  # addresses for documentation
+    with socket.socket(family, socket.SOCK_DGRAM) as asking:
+        try:
+            asking.connect((far, 9))
+        except OSError:
+            return []
+        return [str(asking.getsockname()[0])]
 
 
 def serve_review(project: Project, reviewer: str, host: str = "127.0.0.1", port: int = 8765) -> None:
-    """Serves the page until it is interrupted. Its address, with the token without which nothing is served, is printed.
+    """Serves the page until Ctrl-C. Its address, with the token without which nothing is served, is printed.
 
     Args:
       project: whose items are judged.
@@ -286,6 +100,12 @@ def serve_review(project: Project, reviewer: str, host: str = "127.0.0.1", port:
       ValueError: the name is none.
     """
     token = secrets.token_urlsafe()
+    print("review: planning who looks at what ...", flush=True)
     with opened_review(project, reviewer, host, port, token) as (server, listening):
-        print(f"review: {address(listening, token)}", flush=True)
-        server.run(sockets=[listening])
+        for address in addresses(listening, token):
+            print(f"review: {address}", flush=True)
+        print("review: Ctrl-C ends it; every verdict is on the disk, nothing is lost", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.run(sockets=[listening])
+    command = f"python launch/mminstruct.py export --project={project.folder} --to=DIR"
+    print(f"review: ended; go on with it by the same command, or write what passed: {command}")

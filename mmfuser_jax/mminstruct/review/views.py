@@ -10,6 +10,7 @@ from mmfuser_jax.mminstruct.project import Project
 from mmfuser_jax.mminstruct.questions.items import LETTERS, from_body
 from mmfuser_jax.mminstruct.reasons import CHECKS, ITEMS, MEANINGS
 from mmfuser_jax.mminstruct.review.decisions import CONFLICTS, REJECTIONS, decision, standing, verdicts_of
+from mmfuser_jax.mminstruct.review.edits import places
 from mmfuser_jax.mminstruct.review.queue import Progress, Queue
 from mmfuser_jax.mminstruct.schema import AnswerRow, ItemRow, Verdict
 
@@ -71,16 +72,11 @@ def item_view(ledger: Ledger, item: ItemRow, reviewer: str, *, conflict: bool) -
         "model": answer.model if answer else "",
         "prompt": answer.prompt if answer else "",
         "doubt": MEANINGS.get(item.reason, item.reason) if item.state == "doubtful" else "",
-        "exchanges": exchanges_view(item.body),
-        "verdict": _verdict(own) if own else None,
+        "exchanges": [dataclasses.asdict(one) for one in from_body(item.body)],
+        "verdict": _verdict(own, item) if own else None,
         "conflict": CONFLICTS.get(found.reason, "") if conflict else "",
-        "others": [_verdict(verdict) for verdict in stand] if conflict else [],
+        "others": [_verdict(verdict, item) for verdict in stand] if conflict else [],
     }
-
-
-def exchanges_view(body: str) -> list[Json]:
-    """The exchanges of a body."""
-    return [dataclasses.asdict(item) for item in from_body(body)]
 
 
 def _captions(ledger: Ledger, item: ItemRow) -> list[Json]:
@@ -90,11 +86,23 @@ def _captions(ledger: Ledger, item: ItemRow) -> list[Json]:
     return [{"language": row.language, "text": row.text, "model": row.model} for row in rows]
 
 
-def _verdict(verdict: Verdict) -> Json:
+def _verdict(verdict: Verdict, item: ItemRow) -> Json:
     return {
         "reviewer": verdict.reviewer,
         "verdict": verdict.verdict,
+        "code": verdict.reason,
         "reason": REJECTIONS.get(verdict.reason, verdict.reason),
-        "exchanges": exchanges_view(verdict.body) if verdict.body else None,
+        "exchanges": _edit(verdict.body, item.body) if verdict.body else None,
         "final": bool(verdict.final),
     }
+
+
+def _edit(body: str, made: str) -> list[Json] | None:
+    """The exchanges of an edit with their places in what was made; None where this was made anew since."""
+    kept = from_body(body)
+    found = places(from_body(made), kept)
+    return (
+        None
+        if found is None
+        else [{"place": at, **dataclasses.asdict(one)} for at, one in zip(found, kept, strict=True)]
+    )

@@ -13,14 +13,10 @@ export function made(tag, className = "", ...children) {
 
 // Of each exchange as it was made, what it was edited to: {place, keep, question, answer, options}.
 export function asFields(exchanges, edited) {
-  const left = [...(edited ?? exchanges)];
   return exchanges.map((original, place) => {
-    const remaining = exchanges.length - place;
-    const next = left[0];
-    const same = next && (next.question === original.question || next.answer === original.answer);
-    const keep = Boolean(next) && (same || left.length >= remaining);
-    const { question, answer, options } = keep ? left.shift() : original;
-    return { place, keep, question, answer, options: [...options] };
+    const now = edited ? edited.find((one) => one.place === place) : original;
+    const { question, answer, options } = now ?? original;
+    return { place, keep: Boolean(now), question, answer, options: [...options] };
   });
 }
 

@@ -1,22 +1,24 @@
 // The review page: what is shown, which keys do what, and how long a person looks. What is decided lies with the server;
 // where a person was and what they were writing is kept in the tab's session storage.
 
+import {
+  FILTERS, byId, drawOthers, drawPicture, drawReasons, fillFilters, note, nothingWords, showProgress, verdictWords,
+} from "./around.js";
 import { clock } from "./clock.js";
 import { asExchanges, asFields, drawFields, drawItem, made } from "./item.js";
 import { ask as askServer, isBusy, once, say } from "./talk.js";
-
-const FILTERS = ["domain", "type", "language", "doubt"];
-const byId = (id) => document.getElementById(id);
 
 let start; // what the server says once
 let reviewer = "";
 let item = null; // what is shown
 let mode = "look"; // or "edit" or "reject"
+let leaving = false; // whether Esc was pressed on an edit that would be lost by it
+let progress = null; // of all people
 let kept = null; // { seen: ids, at: place in seen, queue, filters, drafts: id → fields, looked: { id, seconds } }
 
 async function ask(path, fields) {
   const said = await askServer(path, fields);
-  if (said.progress) showProgress(said.progress);
+  if (said.progress) showProgress((progress = said.progress));
   return said;
 }
 
@@ -45,73 +47,20 @@ function show(found) {
   byId("nothing").hidden = Boolean(item);
   document.querySelector("main").hidden = !item;
   if (!item) {
-    const filtered = Object.values(kept.filters).some(Boolean);
-    const what = kept.queue === "conflicts" ? "There is no conflict to settle" : "There is nothing left for you to look at";
-    byId("nothing").textContent = `${what}${filtered ? " that fits the filters" : ""}.`;
+    byId("nothing").textContent = nothingWords(kept, progress);
     return;
   }
   clock.begin(kept.looked?.id === item.id ? kept.looked.seconds : 0);
-  drawPicture();
+  drawPicture(item);
   drawItem(byId("exchanges"), item, start.letters);
   const tags = [item.domain, item.type, item.language, item.step].filter(Boolean);
   byId("tags").replaceChildren(...tags.map((text) => made("span", "tag", text.replaceAll("_", " "))));
   note("doubt-note", item.doubt && `Doubtful: ${item.doubt}.`);
   note("own", item.verdict && `You have decided: ${verdictWords(item.verdict)}.`);
-  drawOthers();
+  drawOthers(item, start.letters, (verdict) => once(() => take(verdict)));
   const sources = [item.model && `model ${item.model}`, item.prompt && `prompt ${item.prompt}`, item.origin, `item ${item.id}`];
   byId("provenance").textContent = sources.filter(Boolean).join(" · ");
   if (kept.drafts[item.id]) edit();
-}
-
-function note(id, text) {
-  byId(id).hidden = !text;
-  byId(id).textContent = text || "";
-}
-
-function verdictWords(verdict) {
-  return `${verdict.verdict}${verdict.reason ? `, ${verdict.reason}` : ""}${verdict.final ? " (final)" : ""}`;
-}
-
-function drawPicture() {
-  byId("frame").classList.remove("close");
-  byId("picture").src = `picture/${item.image}`;
-  byId("picture").alt = `picture of the domain ${item.domain}`;
-  const captions = item.captions.map(({ language, model, text }) => {
-    return made("p", "", made("span", "source", `${language} · ${model}`), text);
-  });
-  byId("captions").replaceChildren(...(captions.length ? captions : [made("p", "source", "no caption")]));
-  byId("captions").scrollTop = 0;
-}
-
-function drawOthers() {
-  const box = byId("others");
-  box.hidden = !item.conflict;
-  box.replaceChildren();
-  if (!item.conflict) return;
-  box.append(made("p", "note warning", `Conflict: ${item.conflict}. What you say now settles it.`));
-  for (const verdict of item.others) {
-    const words = made("p", "", made("b", "", verdict.reviewer), `: ${verdictWords(verdict)}`);
-    const entry = made("div", "other", words);
-    if (verdict.exchanges) {
-      const edited = made("div", "edited");
-      drawItem(edited, { ...item, verdict }, start.letters);
-      entry.append(edited);
-    }
-    box.append(entry);
-  }
-}
-
-function showProgress(progress) {
-  byId("bar").value = progress.planned ? progress.done / progress.planned : 1;
-  const counts = [`${progress.done} of ${progress.planned} done`, `${progress.mine} by you`];
-  if (progress.seconds) counts.push(`${progress.seconds.toFixed(1)} s each`);
-  if (progress.conflicts) counts.push(`${progress.conflicts} ${progress.conflicts === 1 ? "conflict" : "conflicts"}`);
-  byId("counts").textContent = counts.join(" · ");
-  const lines = progress.agreements.map(({ words }) => words);
-  const known = progress.agreements.filter(({ kappa }) => kappa !== null);
-  const shown = known.map(({ first, second, kappa, both }) => `${first} – ${second}: κ ${kappa.toFixed(2)} (${both})`);
-  byId("agreement").textContent = shown.length ? `agreement ${shown.join(", ")}` : lines.length ? "agreement undefined so far" : "";
-  byId("agreement").title = lines.join("\n");
 }
 
 function setMode(now) {
@@ -120,6 +69,7 @@ function setMode(now) {
   byId("saving").hidden = mode !== "edit";
   byId("reasons").hidden = mode !== "reject";
   for (const id of ["accept", "edit", "reject"]) byId(id).disabled = !item;
+  for (const button of document.querySelectorAll(".take")) button.disabled = mode === "edit";
   byId("reject").setAttribute("aria-expanded", String(mode === "reject"));
 }
 
@@ -148,15 +98,35 @@ async function go(to) {
 }
 
 async function decide(verdict, more = {}) {
-  const said = { item: item.id, reviewer, verdict, seconds: clock.seconds(), ...more };
-  said.final = Boolean(item.conflict || item.verdict?.final);
-  await ask("api/verdict", said);
+  const said = { item: item.id, reviewer, verdict, seconds: clock.seconds(), ...more, final: settles(item) };
+  await ask("api/verdict", said).catch(async (error) => {
+    if (said.final) await seeAgain().catch(() => {}); // the conflict may be gone
+    throw error;
+  });
   delete kept.drafts[item.id];
   kept.looked = null;
   item = null;
   if (kept.at + 1 < kept.seen.length) await go(kept.at + 1);
   else await next();
 }
+
+const settles = ({ conflict, verdict }) => Boolean(conflict || verdict?.final);
+
+async function seeAgain() {
+  const found = (await ask(`api/item/${encodeURIComponent(item.id)}?${query()}`)).item;
+  if (settles(found) === settles(item)) return;
+  remember();
+  show(found);
+}
+
+// Decides as a person has decided before.
+function take({ verdict, code, exchanges }) {
+  const written = exchanges?.map(({ place, question, answer, options }) => ({ place, question, answer, options }));
+  return decide(verdict, written ? { exchanges: written } : { reason: code });
+}
+
+// What is shown is accepted: of an item that the person has edited, the edit.
+const accept = () => (item.verdict?.exchanges ? take(item.verdict) : decide("accept"));
 
 async function undo() {
   const found = (await ask("api/undo", { reviewer })).item;
@@ -177,15 +147,23 @@ function edit() {
   const fields = kept.drafts[item.id] ?? asFields(item.exchanges, item.verdict?.exchanges);
   drawFields(byId("exchanges"), item, fields, start.letters, () => {
     kept.drafts[item.id] = fields;
+    if (leaving) say("");
+    leaving = false;
     remember();
   });
+  leaving = false;
   byId("exchanges").fields = fields;
   setMode("edit");
   byId("exchanges").querySelector("textarea")?.focus();
 }
 
 function leave() {
+  if (mode === "edit" && kept.drafts[item.id] && !leaving) {
+    leaving = true;
+    return say("Esc once more drops what you have written.");
+  }
   if (mode === "edit") {
+    say("");
     delete kept.drafts[item.id];
     remember();
     drawItem(byId("exchanges"), item, start.letters);
@@ -193,29 +171,26 @@ function leave() {
   setMode("look");
 }
 
-const save = () => decide("edit", { exchanges: asExchanges(item, byId("exchanges").fields, start.letters) });
-
-function drawReasons() {
-  const buttons = start.rejections.map(({ code, words }, place) => {
-    const button = made("button", "", made("kbd", "", String(place + 1)), words);
-    button.type = "button";
-    button.addEventListener("click", () => once(() => decide("reject", { reason: code })));
-    return button;
-  });
-  byId("reasons").replaceChildren(...buttons);
+function writeOriginal() {
+  kept.drafts[item.id] = asFields(item.exchanges);
+  remember();
+  edit();
 }
+
+const save = () => decide("edit", { exchanges: asExchanges(item, byId("exchanges").fields, start.letters) });
 
 // ---- keys and buttons
 
 const ACTIONS = {
-  accept: () => item && once(() => decide("accept")),
+  accept: () => item && once(accept),
   edit: () => item && !isBusy() && edit(),
   reject: () => item && !isBusy() && setMode(mode === "reject" ? "look" : "reject"),
   undo: () => once(undo),
   back: () => once(() => go(kept.at - 1)),
   forward: () => once(() => go(kept.at + 1)),
   save: () => once(save),
-  leave,
+  original: () => !isBusy() && writeOriginal(),
+  leave: () => !isBusy() && leave(),
   "show-help": () => byId("help").showModal(),
   "close-help": () => byId("help").close(),
   closer: () => item && byId("frame").classList.toggle("close"),
@@ -226,17 +201,22 @@ const KEYS = {
 };
 
 function pressed(event) {
+  if (event.isComposing || event.keyCode === 229) return; // keys of an input method, as for Chinese
   if (document.querySelector("dialog[open]") || !kept) return;
   if (mode === "edit") {
-    if (event.key === "Escape") leave();
-    else if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.repeat) ACTIONS.save();
+    const command = event.ctrlKey || event.metaKey;
+    const action = event.key === "Escape" ? "leave" : event.altKey && event.code === "KeyG" ? "original" : "";
+    if (action && !event.repeat) ACTIONS[action]();
+    else if (event.key === "Enter" && command && !event.repeat) ACTIONS.save();
+    if (action) event.preventDefault();
     return;
   }
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, input, textarea")) return;
   if (mode === "reject" && event.key === "Escape") {
     setMode("look");
-  } else if (mode === "reject" && /^[1-9]$/.test(event.key)) {
-    byId("reasons").children[Number(event.key) - 1]?.click();
+  } else if (/^[1-9]$/.test(event.key)) {
+    const buttons = mode === "reject" ? byId("reasons").children : document.querySelectorAll("#others:not([hidden]) .take");
+    if (!event.repeat) buttons[Number(event.key) - 1]?.click();
   } else {
     const action = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
     if (!action || (event.repeat && !event.key.startsWith("Arrow"))) return;
@@ -247,7 +227,7 @@ function pressed(event) {
 
 function listen() {
   document.addEventListener("keydown", pressed);
-  for (const [id, act] of Object.entries(ACTIONS)) byId(id)?.addEventListener("click", act);
+  for (const [id, act] of Object.entries(ACTIONS)) byId(id)?.addEventListener("click", () => (kept ? act() : askName()));
   byId("frame").addEventListener("click", ACTIONS.closer);
   byId("frame").addEventListener("mousemove", ({ clientX, clientY }) => {
     const { left, top, width, height } = byId("frame").getBoundingClientRect();
@@ -256,6 +236,8 @@ function listen() {
   });
   window.addEventListener("pagehide", remember);
   byId("reviewer").addEventListener("click", askName);
+  byId("ask-name").addEventListener("cancel", (event) => reviewer || event.preventDefault());
+  byId("ask-name").addEventListener("close", () => reviewer || askName()); // a second Esc is not asked about
   byId("name-form").addEventListener("submit", (event) => {
     event.preventDefault();
     const name = byId("name").value.trim().replace(/\s+/g, " ");
@@ -271,25 +253,10 @@ function listen() {
 function choose(name) {
   const value = byId(name).value;
   byId(name).blur(); // so that keys mean items again
+  if (!kept) return;
   if (name === "queue") Object.assign(kept, { queue: value, seen: [], at: 0 });
   else kept.filters[name] = value;
   once(next);
-}
-
-function fillFilters() {
-  byId("queue").value = kept.queue;
-  for (const name of FILTERS) {
-    const entries = Object.entries(start.choices[name]).map(([value, count]) => {
-      const words = name === "doubt" ? start.doubts[value] ?? value : value.replaceAll("_", " ");
-      const option = made("option", "", `${words} (${count})`);
-      option.value = value;
-      return option;
-    });
-    const all = made("option", "", "all");
-    all.value = "";
-    byId(name).replaceChildren(all, ...entries);
-    byId(name).value = kept.filters[name] ?? "";
-  }
 }
 
 // ---- the beginning
@@ -297,6 +264,7 @@ function fillFilters() {
 const nameKey = () => `review ${start.project} ${start.reviewer}`;
 
 function askName() {
+  if (byId("ask-name").open) return;
   byId("name").value = reviewer;
   byId("ask-name").showModal();
 }
@@ -305,7 +273,7 @@ function begin(name) {
   reviewer = name;
   byId("reviewer").textContent = name;
   recall();
-  fillFilters();
+  fillFilters(start, kept);
   once(() => (kept.at < kept.seen.length ? go(kept.at).catch(next) : next()));
 }
 
@@ -315,7 +283,7 @@ async function open() {
   clock.most = start.most_seconds;
   document.title = `Review of ${start.project}`;
   byId("project").textContent = start.project;
-  drawReasons();
+  drawReasons(start.rejections, (reason) => once(() => decide("reject", { reason })));
   listen();
   const name = localStorage.getItem(nameKey()) ?? start.reviewer;
   if (name) begin(name);
