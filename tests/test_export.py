@@ -14,9 +14,9 @@ from mmfuser_jax.mminstruct.export.selection import REASONS, TAGS
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import Project
 from mmfuser_jax.mminstruct.questions.items import YES_NO, Item
-from mmfuser_jax.mminstruct.schema import AnswerRow
+from mmfuser_jax.mminstruct.schema import AnswerRow, Verdict
 from tests import exports
-from tests.exports import add_picture, decided, export, project_of, row_of, rows_of
+from tests.exports import add_picture, bytes_of, decided, export, project_of, row_of, rows_of
 from tests.test_collect import scene
 
 project = exports.project  # a fixture
@@ -47,6 +47,10 @@ def test_what_passed_is_written_and_the_rest_has_a_reason(project, exported):
     assert written <= expected
     assert {known[name][0].type for name in expected - written} == {"judgement"}
     assert len(expected - written) == counts.left_out["balance"]
+    lines = counts.lines()
+    assert len(lines) == len(counts.left_out)
+    assert f"{counts.left_out['conflict']} left out: people disagree on it" in lines
+    assert [int(line.split()[0]) for line in lines] == sorted(counts.left_out.values(), reverse=True)
 
 
 def test_only_what_people_took_where_that_is_wanted(project, tmp_path):
@@ -100,11 +104,32 @@ def test_a_row_says_where_it_comes_from(project, exported):
             assert tuple(tags) == TAGS
             assert (tags["domain"], tags["type"], tags["language"]) == (item.domain, item.type, item.language)
             assert (tags["model"], tags["prompt"], tags["seed"]) == (answer.model, answer.prompt, str(answer.seed))
-            assert tags["reviewers"] == ", ".join(decision.reviewers)
+            numbers = {"anna": "reviewer 1", "ben": "reviewer 2"}
+            assert tags["reviewers"] == ", ".join(numbers[name] for name in decision.reviewers)
             assert row["image"] == f"images/{image.domain}/{tags['sha256']}.png"
             assert tags["licence"] == "CC BY 4.0"
             assert tags["origin"] == (image.origin if "://" in image.origin else f"pictures/{Path(image.origin).name}")
     assert str(project.folder.parent) not in (exported[0] / "tried_set.jsonl").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_people_are_numbered_in_the_order_in_which_they_began_unless_names_are_wanted(tmp_path, named):
+    project = project_of(tmp_path / "project", **({"reviewer_names": True} if named else {}))
+    people = ["zoe@example.org", "Anna Bloom"]
+    with Ledger(project.ledger) as ledger, ledger.changes():
+        sha = add_picture(project, ledger, "ocr", "one")
+        for name in ("a", "b"):
+            ledger.add(row_of(name, sha, "ocr", "short", "en", [Item("short", f"What is {name}?", "a word")]))
+        ledger.add(Verdict("b", people[0], "accept", seconds=1.0))
+        for name in reversed(people):
+            ledger.add(Verdict("a", name, "accept", seconds=1.0))
+    export(project, tmp_path / "out", ["jsonl", "llava"])
+    called = people if named else ["reviewer 1", "reviewer 2"]
+    assert [row["tags"]["reviewers"] for row in rows_of(tmp_path / "out")] == [", ".join(called[::-1]), called[0]]
+    first, second = sorted(called)
+    assert f"Agreement: {first} and {second}: 1 of 1 the same" in (tmp_path / "out/README.md").read_text()
+    found = {name for name, content in bytes_of(tmp_path / "out").items() for x in people if x.encode() in content}
+    assert found == ({"README.md", "card/statistics.json", "tried_set.json", "tried_set.jsonl"} if named else set())
 
 
 def test_what_cannot_be_written_is_counted_and_odd_words_survive(tmp_path):
@@ -149,11 +174,13 @@ def test_mistakes_are_said_in_a_line(project, tmp_path):
         export(project, tmp_path / "out", ["jsonl", "tar"])
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
-    with pytest.raises(ExportError, match="holds something else than an export"):
+    with pytest.raises(ExportError, match=r"holds something else than an export \(thesis.txt\); choose another folder"):
         export(project, tmp_path / "mine")
+    with pytest.raises(ExportError, match=r"thesis.txt: is a file"):
+        export(project, tmp_path / "mine/thesis.txt")
     with pytest.raises(ExportError, match="holds something else"):
         export(project, project.folder)
-    with pytest.raises(ExportError, match="nothing to export: there are no items; run generate first"):
+    with pytest.raises(ExportError, match="nothing to export: there are no items yet; give the command run first"):
         export(project_of(tmp_path / "empty"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".*"))

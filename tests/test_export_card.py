@@ -14,10 +14,11 @@ from PIL import Image
 from mmfuser_jax.data import labels
 from mmfuser_jax.mminstruct.export.exporting import FORMATS
 from mmfuser_jax.mminstruct.ledger import Ledger
-from mmfuser_jax.mminstruct.questions.items import LANGUAGES, TYPES
+from mmfuser_jax.mminstruct.questions.items import LANGUAGES, TYPES, Item
 from mmfuser_jax.mminstruct.questions.seed_questions import domain_names
+from mmfuser_jax.mminstruct.schema import Verdict
 from tests import exports
-from tests.exports import DOMAINS, decided, export, fill, project_of, rows_of
+from tests.exports import DOMAINS, add_picture, decided, export, fill, project_of, row_of, rows_of
 from tests.test_evaluate import is_drawn
 
 project, exported = exports.project, exports.exported  # fixtures
@@ -112,6 +113,25 @@ def test_the_card_says_what_it_cost_and_how_that_is_known(project, exported):
     assert "m-4" in card
     assert "choice.zh 0a1b2c3d" in card
     assert [cells(card, name)[1] for name in ("host1.org", "local files")] == ["3", "3"]
+
+
+def test_time_on_items_of_public_sets_is_no_cost_of_the_others(tmp_path):
+    project = project_of(tmp_path / "project", reviewer_usd_per_hour=36)
+    with Ledger(project.ledger) as ledger, ledger.changes():
+        sha = add_picture(project, ledger, "ocr", "one")
+        for name, step, seconds in (("a", "generate", 100.0), ("b", "expand", 200.0), ("c", "dvqa", 7200.0)):
+            asked = [Item("short", f"What is {name}?", "a word")]
+            ledger.add(row_of(name, sha, "ocr", "short", "en", asked, step=step))
+            ledger.add(Verdict(name, "anna", "accept", seconds=seconds))
+    export(project, tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text(encoding="utf-8")
+    assert cells(card, "people")[1:] == ["3.0000", "0.08 hours over 2 verdicts measured, $36.00 an hour stated"]
+    assert cells(card, "people, items of public sets")[1:] == [
+        "72.0000", "2.00 hours over 1 verdicts measured, $36.00 an hour stated",
+    ]  # fmt: skip
+    assert cells(card, "together")[1] == "75.0000"
+    said = "the sum, less the time on items of public sets, over 2 items that were made for this set"
+    assert cells(card, "an item")[1:] == ["1.5000", said]
 
 
 def test_the_card_shows_how_to_load_it_and_that_does_load_it(exported, tmp_path, monkeypatch, capsys):

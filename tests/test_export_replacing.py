@@ -13,6 +13,7 @@ import pytest
 
 from mmfuser_jax.locks import LockedError, locked
 from mmfuser_jax.mminstruct.export import exporting
+from mmfuser_jax.mminstruct.export.errors import ExportError
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import Project
 from mmfuser_jax.mminstruct.schema import Export, Verdict
@@ -37,6 +38,88 @@ def test_an_export_replaces_the_one_before_and_is_written_down_once(project, tmp
     assert not list(tmp_path.glob(".*"))
 
 
+def make_own(folder):
+    """What people have in the folder of an export: a clone of a repository, notes, a link to elsewhere."""
+    (folder / ".git/objects/ab").mkdir(parents=True)
+    (folder / ".git/objects/ab/cdef").write_bytes(b"history")
+    (folder / ".git/objects/ab/cdef").chmod(0o444)
+    (folder / ".gitattributes").write_text("*.parquet filter=lfs")
+    (folder / "NOTES.md").write_text("years of work")
+    (folder / "elsewhere").symlink_to(folder.parent)
+
+
+def own(folder):
+    names = (".git/objects/ab/cdef", ".gitattributes", "NOTES.md")
+    assert (folder / "elsewhere").readlink() == folder.parent
+    return [(folder / name).read_bytes() for name in names]
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_what_people_have_in_the_folder_stays(project, tmp_path, monkeypatch, linked):
+    def fails(*_):
+        raise OSError(18, "Invalid cross-device link")
+
+    if not linked:
+        monkeypatch.setattr(os, "link", fails)
+    folder = tmp_path / "out"
+    export(project, folder, ["llava"])
+    make_own(folder)
+    expected, node = own(folder), (folder / "NOTES.md").stat().st_ino
+    for _ in range(2):
+        export(project, folder)
+        assert own(folder) == expected
+    assert ((folder / "NOTES.md").stat().st_ino == node) == linked
+    assert {path.name for path in folder.iterdir()} == {
+        ".git", ".gitattributes", "NOTES.md", "elsewhere", "README.md", "card", "images", "tried_set.jsonl",
+    }  # fmt: skip
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_fresh_clone_is_exported_into(project, tmp_path):
+    (tmp_path / "out/.git").mkdir(parents=True)
+    (tmp_path / "out/.git/HEAD").write_text("ref: refs/heads/main")
+    export(project, tmp_path / "out")
+    assert (tmp_path / "out/.git/HEAD").read_text() == "ref: refs/heads/main"
+    assert rows_of(tmp_path / "out")
+
+
+def test_what_people_have_under_a_name_of_the_export_is_not_written_over(project, tmp_path):
+    export(project, tmp_path / "out")
+    (tmp_path / "out/tried_set.json").write_text("my own rows")
+    before = bytes_of(tmp_path / "out")
+    with pytest.raises(ExportError, match=r"out/tried_set\.json: the export has something of that name.*move it away"):
+        export(project, tmp_path / "out", ["llava"])
+    assert bytes_of(tmp_path / "out") == before
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("links", [0, 1, 2])
+def test_whatever_a_killed_export_left_of_it_what_people_have_is_there(project, tmp_path, monkeypatch, links):
+    """The draft of a killed export has second names of these files, or links to them, and is cleared away."""
+    export(project, tmp_path / "out")
+    make_own(tmp_path / "out")
+    expected, draft = own(tmp_path / "out"), tmp_path / ".out.draft"
+    link, left = os.link, [None] * links
+
+    def dies(source, target):
+        if not left:
+            shutil.copytree(draft, tmp_path / "draft", symlinks=True, copy_function=link)
+            raise KeyboardInterrupt
+        left.pop()
+        link(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", dies)
+        with pytest.raises(KeyboardInterrupt):
+            export(project, tmp_path / "out")
+    assert own(tmp_path / "out") == expected
+    (tmp_path / "draft").rename(draft)  # as if nothing had cleared it away
+    (draft / "link").symlink_to(tmp_path / "out")
+    export(project, tmp_path / "out")
+    assert own(tmp_path / "out") == expected
+    assert not list(tmp_path.glob(".*"))
+
+
 def victim(folder):
     """In a child that is killed: exports into `folder`/out what is in its project."""
     export(Project(folder / "project"), folder / "out", ["jsonl", "parquet"])
@@ -46,7 +129,8 @@ def test_a_kill_leaves_the_old_or_the_new(project, tmp_path):
     shutil.copytree(project.folder, tmp_path / "project")
     out, draft = tmp_path / "out", tmp_path / ".out.draft"
     victim(tmp_path)
-    old = bytes_of(out.rename(tmp_path / "old"))
+    (out / "NOTES.md").write_text("years of work")
+    old = bytes_of(shutil.copytree(out, tmp_path / "old"))
     with Ledger(tmp_path / "project/ledger.sqlite") as ledger:
         ledger.add(Verdict(rows_of(tmp_path / "old")[0]["id"], "carl", "reject", "unclear", "", 1))
     rng, ends = random.Random(0), collections.Counter()
@@ -56,6 +140,7 @@ def test_a_kill_leaves_the_old_or_the_new(project, tmp_path):
         assert children.end() == 0, children.errors()
         took, new = time.monotonic() - begun, bytes_of(out)
         assert new != old
+        assert new["NOTES.md"] == old["NOTES.md"]
         for life in range(6):
             shutil.rmtree(out)
             shutil.copytree(tmp_path / "old", out)

@@ -5,8 +5,9 @@ import time
 
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.questions.seed_questions import domain_names
-from mmfuser_jax.mminstruct.schema import AnswerRow, Estimate, Finding, ImageRow, ItemRow, Verdict
-from mmfuser_jax.mminstruct.status import print_status
+from mmfuser_jax.mminstruct.schema import AnswerRow, Estimate, Export, Finding, ImageRow, ItemRow, Verdict
+from mmfuser_jax.mminstruct.status import next_step, print_status
+from tests.exports import project_of
 
 ITEMS, TIMES = 2000, 100
 
@@ -57,9 +58,11 @@ def test_two_hundred_thousand_items_are_counted_within_a_second(tmp_path, capsys
         fill(ledger, ITEMS)
         multiply(ledger, TIMES)
         assert ledger.query("SELECT count(*) FROM items") == [(ITEMS * TIMES,)]
+    project = project_of(tmp_path / "project")
     begun = time.process_time()  # of this process alone, whatever else the machine does
     with Ledger(tmp_path / "ledger") as ledger:
         print_status(ledger)
+        print(next_step(project, ledger))
     taken = time.process_time() - begun
     said = capsys.readouterr().out
     assert taken < 1.0
@@ -84,3 +87,58 @@ def test_the_tables_say_what_there_is(tmp_path, capsys):
     assert "another model says that it is wrong" in said
     assert "the server had no time for it" in said
     assert max(map(len, said.splitlines())) <= 80
+
+
+def test_what_was_taken_back_was_not_looked_at(tmp_path, capsys):
+    said = {"a": ["accept", "undone"], "b": ["accept", "undone", "reject"], "c": ["accept", "edit", "undone"]}
+    with Ledger(tmp_path / "ledger") as ledger:
+        for name, verdicts in said.items():
+            ledger.add(ItemRow(name, name, "generate", "s", "ocr", "short", "en", "[]", "q", "good"))
+            for verdict in verdicts:
+                ledger.add(Verdict(name, "ann", verdict))
+        ledger.add(Verdict("b", "ben", "accept"))
+        print_status(ledger)
+    assert next(line for line in capsys.readouterr().out.splitlines() if line.startswith("ocr")).split()[-1] == "2"
+
+
+def test_the_next_step_is_said_from_the_first_to_the_last(tmp_path):
+    project = project_of(tmp_path / "project")
+    with Ledger(project.ledger) as ledger:
+
+        def answer(step, reason=""):
+            ledger.add(
+                AnswerRow(
+                    step + reason, step, "ocr", "s", "", "en", "", 1, "m", "", "stop", reason, "", 1, 1, 1, 0.1, 1.0
+                )
+            )
+
+        def said():
+            line = next_step(project, ledger)
+            assert line.startswith("next: python launch/mminstruct.py ")
+            assert "\n" not in line
+            return line.removeprefix("next: python launch/mminstruct.py ")
+
+        assert said().startswith(f"estimate --project={project.folder}   (there are no pictures yet")
+        ledger.add(ImageRow("s", "ocr", ".png", 10, 10, 100, "/pictures/s", "", 1, "kept"))
+        assert said() == f"run --project={project.folder}   (1 pictures wait for caption)"
+        answer("caption", "busy")
+        assert said().endswith("(1 questions of caption had no answer, and are asked again)")
+        ledger.query("DELETE FROM answers")
+        answer("caption", "caption_short")
+        assert said().endswith("(there are no items yet)")
+        answer("caption")
+        assert "1 pictures wait for generate" in said()
+        answer("generate")
+        for name, state in (("a", "good"), ("b", "doubtful")):
+            ledger.add(ItemRow(name, name, "generate", "s", "ocr", "short", "en", "[]", name, state))
+        assert "1 pictures wait for expand" in said()
+        answer("expand")
+        assert said() == f"review --project={project.folder}   (1 doubtful items wait for people)"
+        ledger.query("UPDATE items SET state = 'refused' WHERE id = 'b'")
+        assert "(nobody has looked at an item yet)" in said()
+        ledger.add(Verdict("a", "ann", "accept"))
+        assert said() == f"export --to=FOLDER --project={project.folder}   (it writes what passed)"
+        ledger.add(Export("/sets/mine", "jsonl", 1, 1, "0"))
+        assert said().endswith("(written before to /sets/mine)")
+        ledger.add(Verdict("a", "ann", "undone"))
+        assert "nobody has looked" in said()

@@ -21,6 +21,7 @@ collect:
   # Pictures by domain. A folder with all its folders, or records (json, jsonl, an MMInstruct release, a built dataset),
   # or urls: a list of addresses (txt; csv, tsv or jsonl with url and, where known, sha256, licence and tags),
   # or pool: a folder of which those pictures are taken that look like the domain's own.
+  # What a source's pictures may be used under, as `licence: CC BY 4.0`, stands beside each of them and in the card.
   sources:
     - {{domain: {domain}, folder: {pictures}}}
   hosts: []             # that files may be fetched from, as upload.example.org or '*.example.org'
@@ -41,6 +42,8 @@ servers:
     keys: [OPENAI_API_KEY]
     picture_tokens: 26000               # that this model counts for a picture of 1,024 pixels; most others count 1,000 to 3,000
     steps: [caption, generate, expand]  # one with "judge" is asked for its opinion of every question
+    # Models that reason (gpt-5, o3) need: tokens_field: max_completion_tokens, temperature: null, and often more room,
+    # as caption.tokens: 4096, or less thought, as extra: {{reasoning_effort: low}}
 budget_usd: 5           # that all steps together may spend; they stop before it is
 
 caption:
@@ -52,10 +55,14 @@ expand:
   conversations: true   # of several rounds, one for each picture and language
   sets: []              # public sets to take over, as {{format: dvqa, folder: DVQA}}
 review:
-  share: 1.0            # of the good items of every domain and type, that people look at
+  share: 1.0            # of the good items of every domain, type and language, that people look at
+  least: 20             # of these at least, however small the share
   twice: 0.1            # of these, that a second person looks at too
 export:
   unreviewed: true      # good items that nobody looked at are written too
+  balance: true         # of every domain and language, as many judgements are yes as no; the rest is left out
+  licence: ""           # of the data set, as cc-by-4.0; its card says it
+  reviewer_names: false # true: the data set names those who looked at items; else it numbers them
   reviewer_usd_per_hour: 20
   manual_usd: 0.5       # what an instruction written by hand costs, to compare with
 """

@@ -9,11 +9,24 @@ from rich.table import Table
 
 from mmfuser_jax.mminstruct.config import STEPS
 from mmfuser_jax.mminstruct.ledger import Ledger
-from mmfuser_jax.mminstruct.reasons import MEANINGS
-from mmfuser_jax.mminstruct.schema import Estimate
+from mmfuser_jax.mminstruct.project import Project
+from mmfuser_jax.mminstruct.reasons import MEANINGS, PASSING_SQL
+from mmfuser_jax.mminstruct.schema import Estimate, Export
 
 USED = ("kept", "imported")
 """States of pictures that are not dropped."""
+
+_LOOKED_AT = """
+    SELECT item FROM verdicts GROUP BY item, reviewer HAVING sum(verdict <> 'undone') > sum(verdict = 'undone')
+"""
+"""Items on which a verdict stands; an item is there for each person."""
+
+_READY = {
+    "caption": "1",
+    "generate": "EXISTS (SELECT 1 FROM answers WHERE image = sha AND step = 'caption' AND reason = '')",
+    "expand": "EXISTS (SELECT 1 FROM items WHERE image = sha AND state = 'good' AND step = 'generate')",
+}
+"""Step → when it can ask about a picture, in SQL."""
 
 
 def print_status(ledger: Ledger) -> None:
@@ -22,6 +35,39 @@ def print_status(ledger: Ledger) -> None:
     for table in (_pictures(ledger), _questions(ledger), _items(ledger), _losses(ledger)):
         if table.row_count:
             console.print(table)
+
+
+def next_step(project: Project, ledger: Ledger) -> str:
+    """The command that is to be given next, and why; one line."""
+    command, why = _next(project, ledger)
+    return f"next: python launch/mminstruct.py {command} --project={project.folder}   ({why})"
+
+
+def _next(project: Project, ledger: Ledger) -> tuple[str, str]:
+    if not _count(ledger, "images WHERE state <> 'dropped'"):
+        return "estimate", "there are no pictures yet; it takes them in and says what questions will cost"
+    for step, ready in _READY.items():
+        if step == "expand" and not project.config.expand.conversations:
+            continue
+        asked = f"EXISTS (SELECT 1 FROM answers WHERE image = sha AND step = '{step}')"
+        if waiting := _count(ledger, f"images WHERE state = 'kept' AND NOT {asked} AND {ready}"):
+            return "run", f"{waiting:,} pictures wait for {step}"
+        if failed := _count(ledger, f"answers WHERE step = '{step}' AND reason IN {PASSING_SQL}"):
+            return "run", f"{failed:,} questions of {step} had no answer, and are asked again"
+    if not _count(ledger, "(SELECT 1 FROM items WHERE state <> 'refused' LIMIT 1)"):
+        return "run", "there are no items yet"
+    if waiting := _count(ledger, f"items WHERE state = 'doubtful' AND id NOT IN ({_LOOKED_AT})"):
+        return "review", f"{waiting:,} doubtful items wait for people"
+    some = project.config.review.share or project.config.review.least
+    if some and not _count(ledger, f"({_LOOKED_AT} LIMIT 1)"):
+        return "review", "nobody has looked at an item yet"
+    last = next(ledger.rows(Export, order="number DESC"), None)
+    return "export --to=FOLDER", f"written before to {last.path}" if last else "it writes what passed"
+
+
+def _count(ledger: Ledger, rows: str) -> int:
+    """How many there are; `rows`: in SQL."""
+    return int(ledger.query(f"SELECT count(*) FROM {rows}")[0][0])
 
 
 def print_pictures(ledger: Ledger) -> None:
@@ -92,7 +138,7 @@ def _items(ledger: Ledger) -> Table:
     for domain, kind, state, count in ledger.query(sql):
         what = kind if state == "good" else state
         counts.setdefault(domain, Counter())[names.get(what, what)] += count
-    sql = "SELECT domain, count(*) FROM items WHERE id IN (SELECT item FROM verdicts WHERE verdict <> 'undone') GROUP BY 1"
+    sql = f"SELECT domain, count(*) FROM items WHERE id IN ({_LOOKED_AT}) GROUP BY 1"
     for domain, count in ledger.query(sql):
         counts[domain]["looked at"] = count
     for domain, found in counts.items():

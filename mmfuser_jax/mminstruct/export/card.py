@@ -192,16 +192,16 @@ def _cost(cost: Mapping[str, Any], plots: Collection[str]) -> str:
         (f"models, step {step}", usd(dollars), "tokens measured, price for a token stated")
         for step, dollars in cost["by_step"].items()
     ]
-    hours = cost["reviewer_seconds"] / 3600
-    rows += [
-        ("people", usd(cost["reviewer_usd"]),
-         f"{hours:,.2f} hours over {cost['verdicts']:,} verdicts measured, ${cost['reviewer_usd_per_hour']:,.2f} an hour stated"),
-        ("together", usd(cost["total_usd"]), ""),
-    ]  # fmt: skip
+    rows.append(_people("people", cost["people"], cost))
+    without = ""
+    if cost["people_on_sets"]["verdicts"]:
+        rows.append(_people("people, items of public sets", cost["people_on_sets"], cost))
+        without = ", less the time on items of public sets,"
+    rows.append(("together", usd(cost["total_usd"]), ""))
     each = cost["usd_per_item"]
     against = ""
     if each is not None:
-        rows.append(("an item", usd(each), f"the sum over {cost['made']:,} items that were made for this set"))
+        rows.append(("an item", usd(each), f"the sum{without} over {cost['made']:,} items that were made for this set"))
         against = f", which is {cost['manual_usd'] / each:,.1f} times as much" if each else ""
     rows.append(("an item written by hand", usd(cost["manual_usd"]), f"stated{against}"))
     return f"""\
@@ -211,3 +211,9 @@ def _cost(cost: Mapping[str, Any], plots: Collection[str]) -> str:
 Measured are tokens, as servers counted them, and seconds, as the review page counted them. Prices, the cost of an hour and of
 handwork are what the maker of the set says. Machines, and the work of setting up the project, are not counted.
 """
+
+
+def _people(what: str, people: Mapping[str, Any], cost: Mapping[str, Any]) -> tuple[object, ...]:
+    hours, rate = people["seconds"] / 3600, cost["reviewer_usd_per_hour"]
+    known = f"{hours:,.2f} hours over {people['verdicts']:,} verdicts measured, ${rate:,.2f} an hour stated"
+    return what, usd(people["usd"]), known

@@ -25,6 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmfuser_jax import files
 from mmfuser_jax.locks import NAME as LOCK
 from mmfuser_jax.locks import locked
 from mmfuser_jax.mminstruct.export import card, parquet
@@ -70,18 +71,23 @@ class Counts:
     pictures: int
     left_out: Mapping[str, int]
 
+    def lines(self) -> list[str]:
+        """What is not there and why, a line for each reason, the most frequent first."""
+        return [f"{count:,} left out: {REASONS[code]}" for code, count in self.left_out.items()]
+
 
 def export_project(
     project: Project, ledger: Ledger, folder: Path, formats: Sequence[str] = ("llava",), workers: int = 1
 ) -> Counts:
     """Writes the items that passed, with a card; what an earlier export has written there is replaced.
 
-    The same ledger gives the same bytes. Whatever stops this leaves what was there before, whole.
+    What else is in the folder stays, as it may be a clone that is pushed to a hub: its `.git`, `.gitattributes` and notes. The
+    same ledger gives the same bytes. Whatever stops this leaves what was there before, whole.
 
     Args:
       project: with the config.
       ledger: of the project.
-      folder: of the data set; made anew.
+      folder: of the data set: a new one, that of an earlier export, or one with hidden files alone, as a fresh clone has.
       formats: of `FORMATS`.
       workers: processes; the files do not depend on them.
 
@@ -121,15 +127,24 @@ def _check(folder: Path, formats: Sequence[str]) -> None:
     for name in formats:
         if name in _NEEDS and importlib.util.find_spec(_NEEDS[name]) is None:
             raise RuntimeError(f"{name} needs {_NEEDS[name]}: pip install 'mmfuser-jax[data]'")
-    if folder.exists() and not (folder / _NUMBERS).exists() and any(folder.iterdir() if folder.is_dir() else [folder]):
-        raise ExportError(f"{folder}: holds something else than an export; choose another folder")
+    if folder.exists() and not folder.is_dir():
+        raise ExportError(f"{folder}: is a file; choose another name")
+    if folder.exists() and not _written(folder):
+        seen = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        if seen:
+            raise ExportError(f"{folder}: holds something else than an export ({seen[0]}); choose another folder")
+
+
+def _written(folder: Path) -> set[str]:
+    """Names in a folder that an export has written."""
+    return set(files.read_json(folder / _NUMBERS).get("files", ()))
 
 
 def _empty(draft: Path) -> None:
     """Clears away what a killed export has written."""
     for path in draft.iterdir():
         if path.name != LOCK:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            path.unlink() if path.is_symlink() or not path.is_dir() else shutil.rmtree(path)
 
 
 def _write(
@@ -143,7 +158,7 @@ def _write(
         numbers = statistics(selection, ledger, project.config.export)
         if not numbers["items"]:
             reasons = ", ".join(f"{count:,} {code} ({REASONS[code]})" for code, count in numbers["left_out"].items())
-            raise ExportError(f"nothing to export: {reasons or 'there are no items; run generate first'}")
+            raise ExportError(f"nothing to export: {reasons or 'there are no items yet; give the command run first'}")
         written = {name: FORMATS[name](project, selection, draft, slug, workers) for name in ordered}
     place.unlink()
     shas = {name: _checksum(draft, paths) for name, paths in written.items()}
@@ -162,7 +177,6 @@ def _checksum(draft: Path, paths: Sequence[Path]) -> str:
 def _write_card(project: Project, numbers: Mapping[str, Any], draft: Path, slug: str, formats: Sequence[str]) -> None:
     shows = draft / card.FOLDER
     shows.mkdir()
-    (draft / _NUMBERS).write_text(json.dumps(numbers, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     plots: list[str] = []
     if importlib.util.find_spec("matplotlib") is None:
         LOG.warning("no plots: they need matplotlib, pip install 'mmfuser-jax[data]'")
@@ -173,10 +187,14 @@ def _write_card(project: Project, numbers: Mapping[str, Any], draft: Path, slug:
     config = project.config
     text = card.card_text(config.name, slug, config.export.licence, formats, plots, numbers)
     (draft / "README.md").write_text(text, encoding="utf-8")
+    named = {**numbers, "files": sorted(path.name for path in draft.iterdir() if path.name != LOCK)}
+    (draft / _NUMBERS).write_text(json.dumps(named, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _replace(folder: Path, draft: Path) -> None:
     """The draft takes the folder's place; in no moment is there less than one of them, where the system can do it."""
+    if folder.exists():
+        _carry(folder, draft)
     (draft / LOCK).unlink()
     if not folder.exists():
         draft.rename(folder)
@@ -184,6 +202,29 @@ def _replace(folder: Path, draft: Path) -> None:
         folder.rename(_old(folder))
         draft.rename(folder)
     shutil.rmtree(_old(folder), ignore_errors=True)
+
+
+def _carry(folder: Path, draft: Path) -> None:
+    """What else is in the folder gets a place in the draft too.
+
+    Files are not moved but get a second name, until the old folder goes with the first: so in every moment the folder, old or
+    new, has all of them, and a draft that a kill leaves can be thrown away like any other.
+    """
+    written = _written(folder)
+    for path in folder.iterdir():
+        if path.name not in written and os.path.lexists(draft / path.name):
+            raise ExportError(f"{path}: the export has something of that name, and no export wrote this; move it away")
+    shutil.copytree(
+        folder, draft, symlinks=True, ignore=lambda place, _: written if Path(place) == folder else set(),
+        copy_function=_link, dirs_exist_ok=True,
+    )  # fmt: skip
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one that knows no second names
+        shutil.copy2(source, target)
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -34,7 +34,7 @@ FIELDS = {
     "prompt": "its template, with a hash of the wording",
     "seed": "of what was drawn at random for the prompt",
     "item": "id of the item",
-    "reviewers": "people who looked at it",
+    "reviewers": "people who looked at it: numbers, in the order in which they began, unless they are named",
     "edited": "whether one of them changed it",
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,11 +19,6 @@ BATCH = 64
 """Pictures of a task."""
 
 
-def stored(images: Path, path: str) -> Path:
-    """Where the picture that has this path in the data set is in the store."""
-    return store.place(images, Path(path).stem, Path(path).suffix)
-
-
 def content(images: Path, path: str) -> bytes:
     """The file of a picture.
 
@@ -35,7 +29,7 @@ def content(images: Path, path: str) -> bytes:
     Raises:
       ExportError: it is gone, or has changed.
     """
-    file = stored(images, path)
+    file = store.place(images, Path(path).stem, Path(path).suffix)
     try:
         found = file.read_bytes()
     except OSError as error:
@@ -52,7 +46,7 @@ class _Shared:
 
 
 def place_pictures(project: Project, selection: Selection, folder: Path, workers: int) -> None:
-    """Gives all pictures of the rows their paths in `folder`: as second names of the same files where that is possible.
+    """Copies all pictures of the rows to their paths in `folder`; whoever changes them there does not change the store.
 
     Raises:
       ExportError: see `content`.
@@ -71,10 +65,7 @@ def _batches(selection: Selection) -> Iterator[list[str]]:
 
 def _place(shared: _Shared, batch: list[str]) -> int:
     for path in batch:
-        found, target = content(shared.images, path), shared.folder / path
+        target = shared.folder / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(stored(shared.images, path), target)
-        except OSError:  # another disk, or one that knows no second names
-            target.write_bytes(found)
+        target.write_bytes(content(shared.images, path))
     return len(batch)

@@ -115,7 +115,7 @@ def _balance(letters: Mapping[str, int], yes_no: Mapping[str, Mapping[str, int]]
 def _cost(cost: Mapping[str, Any]) -> Figure | None:
     if not cost["usd_per_item"]:
         return None
-    parts = {**cost["by_step"], "people": cost["reviewer_usd"]}
+    parts = {**cost["by_step"], "people": cost["people"]["usd"]}
     rows = {
         "this set": {name: usd / cost["made"] for name, usd in parts.items()},
         "by hand,\nas stated": {"by hand": cost["manual_usd"]},

@@ -122,6 +122,15 @@ def select(project: Project, ledger: Ledger, selection: Selection) -> None:
     selection.query("COMMIT")
 
 
+def reviewers(ledger: Ledger, *, named: bool) -> dict[str, str]:
+    """Reviewer → what a data set calls them: their name, which may be an address, only where that is wanted.
+
+    Else a number in the order of first verdicts, which later ones do not change.
+    """
+    rows = ledger.query("SELECT reviewer FROM verdicts GROUP BY reviewer ORDER BY min(number)")
+    return {name: name if named else f"reviewer {place}" for place, (name,) in enumerate(rows, 1)}
+
+
 class _Filling:
     """Adds item by item."""
 
@@ -129,6 +138,7 @@ class _Filling:
         self._unreviewed = project.config.export.unreviewed
         self._selection = selection
         self._ledger = ledger
+        self._reviewers = reviewers(ledger, named=project.config.export.reviewer_names)
         sources = project.config.collect.sources
         self._folders = [project.path(text) for x in sources for text in (x.folder, x.pool) if text]
         self._picture = functools.lru_cache(maxsize=16)(self._known_picture)
@@ -170,9 +180,10 @@ class _Filling:
         return "" if self._unreviewed else "unreviewed"
 
     def _tags(self, item: ItemRow, decision: Decision, picture: dict[str, str]) -> dict[str, str]:
+        people = ", ".join(self._reviewers[name] for name in decision.reviewers)
         values = (
             item.domain, item.type, item.language, item.image, picture["origin"], picture["licence"], item.step,
-            *self._answer(item.answer), item.id, ", ".join(decision.reviewers), "yes" if decision.edited else "no",
+            *self._answer(item.answer), item.id, people, "yes" if decision.edited else "no",
         )  # fmt: skip
         return dict(zip(TAGS, values, strict=True))
 

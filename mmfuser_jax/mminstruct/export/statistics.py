@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from mmfuser_jax.mminstruct.config import Output
-from mmfuser_jax.mminstruct.export.selection import MADE, Selection
+from mmfuser_jax.mminstruct.export.selection import MADE, Selection, reviewers
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.review.agreement import agreements_of
 
@@ -31,7 +32,7 @@ def statistics(selection: Selection, ledger: Ledger, output: Output) -> dict[str
     Args:
       selection: of what is written.
       ledger: whose items these are.
-      output: config of the export, for what hours and handwork cost.
+      output: config of the export, for what hours and handwork cost, and whether people are named.
     """
     refused = dict(ledger.query("SELECT reason, count(*) FROM items WHERE state = 'refused' GROUP BY 1"))
     left_out = _counts(selection, "left_out", f"NOT {WRITTEN}")
@@ -47,7 +48,7 @@ def statistics(selection: Selection, ledger: Ledger, output: Output) -> dict[str
         "refused": _ordered(refused),
         "rejected": _counts(selection, "why", "decision = 'rejected'"),
         "looked_at": selection.count(f"{WRITTEN} AND decision <> 'open'"),
-        "agreement": [str(agreement) for agreement in agreements_of(ledger)],
+        "agreement": _agreement(ledger, reviewers(ledger, named=output.reviewer_names)),
         "review": {name: _review(selection, name) for name in ("domain", "type", "state")},
         "letters": dict(sorted(_counts(selection, "answer", f"{WRITTEN} AND type = 'choice'").items())),
         "yes_no": _yes_no(selection),
@@ -92,6 +93,15 @@ def _review(selection: Selection, column: str) -> dict[str, dict[str, int]]:
     return {value: dict(zip(REVIEW, counts, strict=True)) for value, *counts in selection.query(sql)}
 
 
+def _agreement(ledger: Ledger, names: Mapping[str, str]) -> list[str]:
+    """A line for every two people; `names`: that they have in the data set."""
+    lines = []
+    for found in agreements_of(ledger):
+        first, second = sorted((names[found.first], names[found.second]))
+        lines.append(str(dataclasses.replace(found, first=first, second=second)))
+    return sorted(lines)
+
+
 def _yes_no(selection: Selection) -> dict[str, dict[str, int]]:
     """Language → answer → judgements."""
     found: dict[str, dict[str, int]] = {}
@@ -128,18 +138,24 @@ def _models(ledger: Ledger) -> list[dict[str, Any]]:
 def _cost(ledger: Ledger, output: Output, made: int) -> dict[str, Any]:
     """`made`: items of the set that were not taken over from others."""
     by_step = {step: round(usd, 6) for step, usd in ledger.query("SELECT step, sum(usd) FROM answers GROUP BY 1")}
-    ((seconds, verdicts),) = ledger.query("SELECT coalesce(sum(seconds), 0), count(*) FROM verdicts")
-    people = seconds / 3600 * output.reviewer_usd_per_hour
-    total = sum(by_step.values()) + people
+    people, on_sets = _people(ledger, output, f"IN {MADE}"), _people(ledger, output, f"NOT IN {MADE}")
+    spent = sum(by_step.values()) + people["usd"]
     return {
         "made": made,
         "by_step": by_step,
         "api_usd": round(sum(by_step.values()), 6),
-        "verdicts": verdicts,
-        "reviewer_seconds": round(seconds, 3),
+        "people": people,
+        "people_on_sets": on_sets,
         "reviewer_usd_per_hour": output.reviewer_usd_per_hour,
-        "reviewer_usd": round(people, 6),
-        "total_usd": round(total, 6),
-        "usd_per_item": round(total / made, 6) if made else None,
+        "total_usd": round(spent + on_sets["usd"], 6),
+        "usd_per_item": round(spent / made, 6) if made else None,
         "manual_usd": output.manual_usd,
     }
+
+
+def _people(ledger: Ledger, output: Output, steps: str) -> dict[str, int | float]:
+    """What people said of items of some steps, and how long they took; `steps`: in SQL."""
+    sql = f"SELECT count(*), coalesce(sum(seconds), 0) FROM verdicts JOIN items ON id = item WHERE step {steps}"
+    ((verdicts, seconds),) = ledger.query(sql)
+    usd = seconds / 3600 * output.reviewer_usd_per_hour
+    return {"verdicts": verdicts, "seconds": round(seconds, 3), "usd": round(usd, 6)}
