@@ -24,7 +24,7 @@ from mmfuser_jax.mminstruct.ledger import Ledger, LedgerError
 from mmfuser_jax.mminstruct.pictures import similar
 from mmfuser_jax.mminstruct.pictures.candidates import candidates, pictures_of
 from mmfuser_jax.mminstruct.pictures.collect import collect
-from mmfuser_jax.mminstruct.pictures.inspection import difference_hash, inspect, nearest
+from mmfuser_jax.mminstruct.pictures.inspection import difference_hash, inspect, near_places
 from mmfuser_jax.mminstruct.pictures.sheet import draw_sheet
 from mmfuser_jax.mminstruct.project import CONFIG, Project, ProjectError, init_project
 from mmfuser_jax.mminstruct.reasons import PICTURES as REASONS
@@ -297,12 +297,12 @@ def test_hashes_of_like_pictures_are_near(tmp_path):
     bits = difference_hash(picture)
     small = difference_hash(picture.resize((200, 150)))
     others = np.array([difference_hash(scene(seed, (640, 480))) for seed in range(2, 40)] + [small], np.int64)
-    place, differing = nearest(bits, others)
-    assert place == len(others) - 1
-    assert differing <= 4
-    assert nearest(bits, others[:-1])[1] > 8
-    assert nearest(-1, np.array([0], np.int64)) == (0, 64)
-    assert nearest(0, np.zeros(0, np.int64)) == (-1, 65)
+    assert near_places(bits, others, 4).tolist() == [len(others) - 1]
+    assert not len(near_places(bits, others[:-1], 8))
+    assert near_places(-1, np.array([0], np.int64), 64).tolist() == [0]
+    assert not len(near_places(-1, np.array([0], np.int64), 63))
+    assert not len(near_places(0, np.zeros(1, np.int64), -1))
+    assert not len(near_places(0, np.zeros(0, np.int64), 64))
 
 
 @pytest.mark.parametrize(

@@ -175,6 +175,31 @@ def test_a_host_that_wants_to_be_left_alone_is_until_the_next_run(tmp_path, web)
     assert run(project) == {web.url("/a"): ("", "")}
 
 
+async def late(web, writer):
+    await asyncio.sleep(0.3)
+    await web._write(png(1), "", writer)
+
+
+@pytest.mark.parametrize("first", ["/a", "/robots.txt"])
+def test_a_host_that_wants_to_be_left_alone_gives_only_what_is_on_its_way(tmp_path, web, first, monkeypatch):
+    monkeypatch.setattr(
+        fetch, "AHEAD", 2
+    )  # a third one waits for its turn, and others are drawn when the first one is there
+    web.pages = {"/late": late, first: (429, {"retry-after": "3600"}, b""), **{f"/{x}": png(x) for x in range(2, 9)}}
+    paths = ["/late", "/a", *(f"/{x}" for x in range(2, 9))]
+    settings = {"per_second": 5.0, "heed_robots": first == "/robots.txt"}
+    project = project_of(tmp_path, [web.url(path) for path in paths], **settings)
+    found = run(project)
+    assert sorted(web.paths()) == (["/a", "/late"] if first == "/a" else [])
+    if first == "/a":
+        assert found[web.url("/late")] == ("", "")
+        detail = "not asked for, as its host wants to be left alone for 3,600 s"
+        assert {found[web.url(path)] for path in paths[2:]} == {("unreachable", detail)}
+    web.pages[first] = (404, {}, b"") if first == "/robots.txt" else png(9)
+    assert {reason for reason, _ in run(project).values()} <= {"", "http_status"}
+    assert sorted({*web.paths()}) == sorted(paths)
+
+
 def test_only_what_may_pass_is_asked_for_again(tmp_path, web):
     web.pages = {"/busy": (503, {}, b""), "/hang": hang, "/gone": (410, {}, b""), "/html": b"<html>", "/good": png(1)}
     rows = [{"url": web.url(path)} for path in web.pages]

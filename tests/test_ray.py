@@ -1,6 +1,7 @@
 """Questions asked by processes of a Ray cluster, and by machines that share nothing: the same ledger as of one process."""
 
 import dataclasses
+import itertools
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ from mmfuser_jax.mminstruct.ledger import Ledger, LedgerError
 from mmfuser_jax.mminstruct.project import ProjectError
 from mmfuser_jax.mminstruct.reasons import PASSING
 from mmfuser_jax.mminstruct.schema import AnswerRow
+from tests import batch_asking
 from tests.fake_openai import FakeServer
 from tests.test_asking import ask, questions
 
@@ -83,7 +85,7 @@ def picky(body, before):
 
 def test_the_ledger_is_as_that_of_one_process(ray, tmp_path, monkeypatch):
     monkeypatch.setenv("KEY_FOR_RAY", SECRET)
-    asks = [*questions(60), *questions(20, shown=True, kind="short")]
+    asks = [*batch_asking.questions(60), *batch_asking.questions(20, shown=True, kind="short")]
     with FakeServer(picky) as fake:
         alone = []
         endpoint = Endpoint(server_of(fake), "KEY_FOR_RAY")
@@ -187,9 +189,10 @@ def test_what_no_question_would_survive_ends_it_all_with_the_same_error(ray):
 def test_answers_on_their_way_are_written_before_an_error_ends_it(ray):
     """More than a hundred questions are with the workers; those that are not sent yet are left for another time."""
 
-    def reply(body, before):
-        wrong = body["messages"][1]["content"] == "What is 3?"
-        return (401, {}, {"error": {"message": "no such key"}}) if wrong else "fine"
+    number = itertools.count(1)
+
+    def reply(body, before):  # so soon that no worker is at full speed
+        return (401, {}, {"error": {"message": "no such key"}}) if next(number) == 3 else "fine"
 
     with FakeServer(reply, latency=0.5) as fake:
         taken = []

@@ -9,19 +9,17 @@ import itertools
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from mmfuser_jax.data.records import RecordError
 from mmfuser_jax.mminstruct import store
 from mmfuser_jax.mminstruct.config import Filters, PictureSource
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.pictures.candidates import INCOMING, Candidate, candidates
-from mmfuser_jax.mminstruct.pictures.inspection import READABLE, Inspected, inspect, nearest, read
+from mmfuser_jax.mminstruct.pictures.inspection import READABLE, inspect, read
+from mmfuser_jax.mminstruct.pictures.taking import Look, Taking
 from mmfuser_jax.mminstruct.project import Project, ProjectError
-from mmfuser_jax.mminstruct.schema import Finding, ImageRow
 from mmfuser_jax.mminstruct.web.addresses import FetchError, host_of, is_allowed, parsed
 from mmfuser_jax.mminstruct.web.fetch import WebFile, fetch_all
 from mmfuser_jax.prepare.progress import shown
@@ -31,20 +29,6 @@ LOG = logging.getLogger(__name__)
 
 BATCH = 32
 """Pictures after which what was found is written to the ledger: what a kill costs."""
-
-AGAIN = ""
-"""Stamp of what failed for a reason that may pass, or that the config may allow by now: looked at again by the next run."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Look:
-    """What a look at a candidate found: a picture, or why there is none."""
-
-    candidate: Candidate
-    inspected: Inspected | None = None
-    reason: str = ""
-    detail: str = ""
-    again: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,28 +42,41 @@ def collect(project: Project, ledger: Ledger, workers: int = 1) -> None:
 
     Pictures come in the order of the sources and of their names or rows, whatever the number of workers and whichever file
     is fetched first: of two that are nearly the same, the first one stays. Pools come last, as they are compared with the
-    rest.
+    rest. What is said of a picture holds until its file, its source or the filters change, or the picture that it looks the
+    same as is not kept any more.
 
     Raises:
-      ProjectError: a source is not what the config says.
+      ProjectError: a source is not what the config says, or gives another domain to pictures that have questions.
+      FileNotFoundError: a picture is gone from the store.
     """
     settings = project.config.collect
     for left in project.images.glob("*/.*.tmp"):  # by runs that were killed
         left.unlink()
-    taking = _Taking(ledger, settings.filters.near)
+    taking = Taking(ledger, project.images, settings.filters.near)
+    found: dict[str, Candidate] = {}
     for sources in ([x for x in settings.sources if not x.pool], [x for x in settings.sources if x.pool]):
-        waiting = _waiting(project, ledger, sources, workers)
+        new = _found(project, ledger, sources, workers, found)
+        taking.describe(new)
+        waiting = _waiting(ledger, new)
         _check_hosts(waiting, settings.hosts)
-        files = _at_hand(project, waiting)
-        looks = in_order(_look_at, _Shared(project.images, settings.filters), _batches(files), workers)
-        for batch in shown(looks, "pictures", len(waiting), len):
-            with ledger.changes():
-                for look in batch:
-                    taking.take(look)
-            for look in batch:
-                if isinstance(look.candidate.file, WebFile):
-                    look.candidate.file.place.unlink(missing_ok=True)
+        _take(project, ledger, taking, _at_hand(project, waiting), len(waiting), workers)
+        if again := taking.unsettled(found):
+            _take(project, ledger, taking, again, len(again), workers)
     shutil.rmtree(project.folder / INCOMING, ignore_errors=True)
+
+
+def _take(
+    project: Project, ledger: Ledger, taking: Taking, files: Iterable[Candidate | Look], count: int, workers: int
+) -> None:
+    shared = _Shared(project.images, project.config.collect.filters)
+    looks = in_order(_look_at, shared, _batches(iter(files)), workers)
+    for batch in shown(looks, "pictures", count, len):
+        with ledger.changes():
+            for look in batch:
+                taking.take(look)
+        for look in batch:
+            if isinstance(look.candidate.file, WebFile):
+                look.candidate.file.place.unlink(missing_ok=True)
 
 
 def _batches(items: Iterator[Candidate | Look]) -> Iterator[list[Candidate | Look]]:
@@ -87,15 +84,32 @@ def _batches(items: Iterator[Candidate | Look]) -> Iterator[list[Candidate | Loo
         yield batch
 
 
-def _waiting(project: Project, ledger: Ledger, sources: Sequence[PictureSource], workers: int) -> list[Candidate]:
-    """What is to be looked at. The same place may be given several times; the first time counts."""
-    known, found = ledger.stamps(), dict[str, Candidate]()
+def _found(
+    project: Project, ledger: Ledger, sources: Sequence[PictureSource], workers: int, found: dict[str, Candidate]
+) -> list[Candidate]:
+    """Candidates of these sources, added to what others have. The same place may be given several times; the first counts."""
+    filters, new = project.config.collect.filters, []
     for source in sources:
         for candidate in candidates(project, ledger, source, workers):
-            found.setdefault(candidate.place, candidate)
-    filters = project.config.collect.filters
-    stamped = (dataclasses.replace(x, stamp=_stamp_with(x, filters)) for x in found.values())
-    return [candidate for candidate in stamped if known.get(candidate.place) != candidate.stamp]
+            if candidate.place not in found and not _has_other_domain(ledger, candidate, sources):
+                candidate = dataclasses.replace(candidate, stamp=_stamp_with(candidate, filters))
+                found[candidate.place] = candidate
+                new.append(candidate)
+    return new
+
+
+def _has_other_domain(ledger: Ledger, candidate: Candidate, sources: Sequence[PictureSource]) -> bool:
+    """Whether another domain, which is still to grow from the same pool, has taken a picture of it before."""
+    source = candidate.source
+    others = {x.domain for x in sources if x.pool and x.pool == source.pool and x.domain != source.domain}
+    sql = "SELECT domain FROM findings WHERE place = ?"
+    return bool(others) and any(domain in others for (domain,) in ledger.query(sql, (candidate.place,)))
+
+
+def _waiting(ledger: Ledger, found: Sequence[Candidate]) -> list[Candidate]:
+    """What is to be looked at."""
+    known = ledger.stamps()
+    return [candidate for candidate in found if known.get(candidate.place) != candidate.stamp]
 
 
 def _stamp_with(candidate: Candidate, filters: Filters) -> str:
@@ -156,74 +170,3 @@ def _look(shared: _Shared, candidate: Candidate) -> Look:
         return Look(candidate, None, error.reason, str(error))
     store.keep(shared.folder, inspected.sha, inspected.suffix, content)
     return Look(candidate, inspected)
-
-
-class _Taking:
-    """Decides, picture by picture, what is new."""
-
-    def __init__(self, ledger: Ledger, near: int) -> None:
-        self._ledger = ledger
-        self._near = near
-        self._shas, hashes = ledger.hashes()
-        self._hashes = np.zeros(max(1024, 2 * len(hashes)), np.int64)
-        self._hashes[: len(hashes)] = hashes
-
-    def take(self, look: Look) -> None:
-        """Writes what was found to the ledger."""
-        candidate, inspected = look.candidate, look.inspected
-        finding = Finding(candidate.place, AGAIN if look.again else candidate.stamp, candidate.source.domain)
-        if inspected is None:
-            self._ledger.add(dataclasses.replace(finding, reason=look.reason, detail=look.detail), "OR REPLACE")
-            return
-        finding = dataclasses.replace(finding, sha=inspected.sha)
-        if first := self._ledger.image(inspected.sha):
-            if first.origin == candidate.place:
-                self._decide_anew(first, candidate, inspected)
-                described = (*_described(candidate), first.sha)
-                self._ledger.query("UPDATE images SET licence = ?, tags = ? WHERE sha = ?", described)
-            else:
-                finding = dataclasses.replace(finding, reason="same_file", detail=first.origin)
-            self._ledger.add(finding, "OR REPLACE")
-            return
-        row = self._row(candidate, inspected)
-        self._ledger.add(row)
-        self._ledger.add(finding, "OR REPLACE")
-        if row.state == "kept":
-            self._remember(row)
-
-    def _decide_anew(self, first: ImageRow, candidate: Candidate, inspected: Inspected) -> None:
-        """What other filters say of a picture that is there; one that was kept is not compared with those that came later."""
-        row = self._row(candidate, inspected)
-        if first.state == "kept" and row.reason == "near_duplicate":
-            return
-        if first.state in ("kept", "dropped"):
-            values = (row.state, row.reason, row.twin, first.sha)
-            self._ledger.query("UPDATE images SET state = ?, reason = ?, twin = ? WHERE sha = ?", values)
-        if first.state == "dropped" and row.state == "kept":
-            self._remember(row)
-
-    def _row(self, candidate: Candidate, inspected: Inspected) -> ImageRow:
-        fields = {name: value for name, value in dataclasses.asdict(inspected).items() if name != "fault"}
-        licence, tags = _described(candidate)
-        row = ImageRow(
-            **fields, domain=candidate.source.domain, origin=candidate.place, licence=licence, tags=tags,
-            state="dropped" if inspected.fault else "kept", reason=inspected.fault,
-        )  # fmt: skip
-        if inspected.fault or not candidate.source.filtered:
-            return row
-        place, bits = nearest(inspected.hash, self._hashes[: len(self._shas)])
-        if bits > self._near:
-            return row
-        return dataclasses.replace(row, state="dropped", reason="near_duplicate", twin=self._shas[place])
-
-    def _remember(self, row: ImageRow) -> None:
-        if len(self._shas) == len(self._hashes):
-            self._hashes = np.concatenate([self._hashes, np.zeros_like(self._hashes)])
-        self._hashes[len(self._shas)] = row.hash
-        self._shas.append(row.sha)
-
-
-def _described(candidate: Candidate) -> tuple[str, str]:
-    """(licence, tags) as the ledger has them."""
-    source = candidate.source
-    return candidate.licence or source.licence, ",".join(dict.fromkeys((*source.tags, *candidate.tags)))

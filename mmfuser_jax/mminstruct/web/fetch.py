@@ -113,11 +113,13 @@ class _Host:
 
     Attributes:
       failed: requests in a row that failed for reasons that pass.
+      left_alone: why it is asked for nothing more, whatever comes of requests on their way; "" while it may be.
       resting_until: when it wants to be asked again, on the clock `time.monotonic`.
     """
 
     def __init__(self, settings: Collect) -> None:
         self.failed = 0
+        self.left_alone = ""
         self.resting_until = 0.0
         self._slots = asyncio.Semaphore(settings.per_host)
         self._gap = 1 / settings.per_second
@@ -134,21 +136,30 @@ class _Host:
             self.failed = 0
             return
         self.failed += 1
-        tired = PAUSE * 2 ** min(self.failed // TIRED, 6) if self.failed >= TIRED else 0.0
-        asked_for = failure.wait if failure.wait <= LONGEST else 0.0
-        self.resting_until = max(self.resting_until, time.monotonic() + max(tired, asked_for))
+        if failure.wait > LONGEST:
+            self.left_alone = f"its host wants to be left alone for {failure.wait:,.0f} s"
+        elif self.failed >= GIVE_UP:
+            self.left_alone = f"{self.failed} requests before it failed"
+        else:
+            tired = PAUSE * 2 ** min(self.failed // TIRED, 6) if self.failed >= TIRED else 0.0
+            self.resting_until = max(self.resting_until, time.monotonic() + max(tired, failure.wait))
+
+    def check(self) -> None:
+        """Raises:
+        FetchError: it is left alone.
+        """
+        if self.left_alone:
+            raise FetchError("unreachable", f"not asked for, as {self.left_alone}", passing=True, wait=math.inf)
 
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """The block is run when the host may be asked for something.
 
         Raises:
-          FetchError: it has failed too often.
+          FetchError: it is left alone.
         """
         async with self._slots:
-            if self.failed >= GIVE_UP:
-                detail = f"not asked for, as {self.failed} requests before it failed"
-                raise FetchError("unreachable", detail, passing=True, wait=math.inf)
+            self.check()
             await self._pace.acquire()
             while (left := self.resting_until - time.monotonic()) > 0:
                 await asyncio.sleep(left)
@@ -209,6 +220,7 @@ class _Fetcher:
             if picture and self._settings.heed_robots:
                 await self._heed(address)
             async with host.turn(), self._at_once:
+                host.check()  # again, as it may have answered others meanwhile
                 try:
                     answer = await self._client.get(address, limit, picture=picture)
                 except FetchError as failure:
