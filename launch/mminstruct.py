@@ -122,7 +122,8 @@ def _caption(project: Project, ledger: Ledger) -> None:
 
 
 def _ask(project: Project, ledger: Ledger, name: str) -> None:
-    from mmfuser_jax.mminstruct.steps.work import Way, work
+    from mmfuser_jax.mminstruct.steps.servers import Way
+    from mmfuser_jax.mminstruct.steps.work import work
 
     work(project, ledger, name, Way(_SHARD.value, _RAY.value))
 

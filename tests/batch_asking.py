@@ -13,8 +13,8 @@ from mmfuser_jax.mminstruct.asking.batch_files import ask_in_files
 from mmfuser_jax.mminstruct.asking.endpoints import Endpoint
 from mmfuser_jax.mminstruct.asking.online import Budget
 from mmfuser_jax.mminstruct.asking.prices import Price
+from mmfuser_jax.mminstruct.asking.server import Server
 from mmfuser_jax.mminstruct.asking.trust import Trust
-from mmfuser_jax.mminstruct.config import Server
 from mmfuser_jax.mminstruct.schema import AnswerRow, Batch
 from tests import test_asking
 from tests.test_asking import settled

@@ -13,8 +13,8 @@ from mmfuser_jax.mminstruct.asking.ask import Answer, Ask
 from mmfuser_jax.mminstruct.asking.endpoints import ATTEMPTS, AskingError, Endpoint, Pace
 from mmfuser_jax.mminstruct.asking.online import Budget, ask_all
 from mmfuser_jax.mminstruct.asking.prices import HEAD, NAME, Price, PriceError, Tokens, price_of
+from mmfuser_jax.mminstruct.asking.server import Server
 from mmfuser_jax.mminstruct.asking.trust import Trust
-from mmfuser_jax.mminstruct.config import Server
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import ProjectError
 from mmfuser_jax.mminstruct.reasons import PASSING

@@ -7,7 +7,7 @@ import pytest
 from mmfuser_jax.mminstruct.asking import batch_files, batch_server
 from mmfuser_jax.mminstruct.asking.endpoints import ATTEMPTS, AskingError, body_of
 from mmfuser_jax.mminstruct.asking.online import Budget
-from mmfuser_jax.mminstruct.config import Server
+from mmfuser_jax.mminstruct.asking.server import Server
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.schema import Batch
 from tests.batch_asking import COST, PRICE, ask, asked_once, interrupted, questions, rows, shout, states

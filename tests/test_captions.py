@@ -14,7 +14,7 @@ from mmfuser_jax.mminstruct.pictures.collect import collect
 from mmfuser_jax.mminstruct.reasons import MEANINGS as REASONS
 from mmfuser_jax.mminstruct.schema import AnswerRow, Texts
 from mmfuser_jax.mminstruct.steps.captions import caption_of
-from mmfuser_jax.mminstruct.steps.work import StoppedError
+from mmfuser_jax.mminstruct.steps.servers import StoppedError
 from tests import fake_model
 from tests.fake_openai import FakeServer, completion
 from tests.step_project import contents, items_of, project_of, run

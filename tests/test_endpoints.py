@@ -7,7 +7,7 @@ import pydantic
 import pytest
 
 from mmfuser_jax.mminstruct.asking.endpoints import ATTEMPTS, AskingError, Endpoint, Pace, body_of
-from mmfuser_jax.mminstruct.config import Server
+from mmfuser_jax.mminstruct.asking.server import Server
 from mmfuser_jax.mminstruct.reasons import PASSING
 from tests.fake_openai import FakeServer
 from tests.test_asking import ask, questions

@@ -15,9 +15,9 @@ from mmfuser_jax.mminstruct.asking.endpoints import AskingError, Endpoint
 from mmfuser_jax.mminstruct.asking.on_ray import CHUNK, ask_on_ray, shares
 from mmfuser_jax.mminstruct.asking.online import Budget, ask_all
 from mmfuser_jax.mminstruct.asking.prices import Price
+from mmfuser_jax.mminstruct.asking.server import Server
 from mmfuser_jax.mminstruct.asking.shards import in_shard, merge
 from mmfuser_jax.mminstruct.asking.trust import Trust
-from mmfuser_jax.mminstruct.config import Server
 from mmfuser_jax.mminstruct.ledger import Ledger, LedgerError
 from mmfuser_jax.mminstruct.project import ProjectError
 from mmfuser_jax.mminstruct.reasons import PASSING

@@ -12,7 +12,8 @@ from mmfuser_jax.mminstruct.project import CONFIG, Project
 from mmfuser_jax.mminstruct.schema import AnswerRow
 from mmfuser_jax.mminstruct.steps.estimating import estimate
 from mmfuser_jax.mminstruct.steps.judging import TOKENS
-from mmfuser_jax.mminstruct.steps.work import StoppedError, UnansweredError, Way, work
+from mmfuser_jax.mminstruct.steps.servers import StoppedError, Way
+from mmfuser_jax.mminstruct.steps.work import UnansweredError, work
 from tests import fake_model
 from tests.fake_openai import FakeServer
 from tests.step_project import STEPS, contents, items_of, project_of, run

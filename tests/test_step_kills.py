@@ -13,7 +13,8 @@ from mmfuser_jax.mminstruct.asking.shards import merge
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import Project, ProjectError
 from mmfuser_jax.mminstruct.schema import Batch
-from mmfuser_jax.mminstruct.steps.work import Way, work
+from mmfuser_jax.mminstruct.steps.servers import Way
+from mmfuser_jax.mminstruct.steps.work import work
 from tests import fake_model
 from tests.fake_openai import FakeServer
 from tests.nursery import nursery

@@ -14,7 +14,8 @@ from mmfuser_jax.mminstruct.pictures.collect import collect
 from mmfuser_jax.mminstruct.project import CONFIG, Project, ProjectError
 from mmfuser_jax.mminstruct.schema import AnswerRow
 from mmfuser_jax.mminstruct.steps.estimating import estimate
-from mmfuser_jax.mminstruct.steps.work import StoppedError, work
+from mmfuser_jax.mminstruct.steps.servers import StoppedError
+from mmfuser_jax.mminstruct.steps.work import work
 from tests import fake_model
 from tests.fake_openai import FakeServer, completion
 from tests.step_project import STEPS, contents, items_of, project_of, run

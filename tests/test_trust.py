@@ -10,8 +10,8 @@ import pytest
 
 from mmfuser_jax.mminstruct.asking.ask import Answer
 from mmfuser_jax.mminstruct.asking.endpoints import AskingError, Endpoint
+from mmfuser_jax.mminstruct.asking.server import Server
 from mmfuser_jax.mminstruct.asking.trust import FIRST, IN_A_ROW, Trust, trust_of
-from mmfuser_jax.mminstruct.config import Server
 from mmfuser_jax.mminstruct.ledger import Ledger
 from tests.fake_openai import FakeServer
 from tests.test_asking import ask, asked, questions

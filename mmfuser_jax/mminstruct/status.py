@@ -7,7 +7,7 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
-from mmfuser_jax.mminstruct.config import STEPS
+from mmfuser_jax.mminstruct.asking.server import STEPS
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import Project
 from mmfuser_jax.mminstruct.reasons import MEANINGS, PASSING_SQL

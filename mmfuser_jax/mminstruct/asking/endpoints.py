@@ -16,7 +16,7 @@ from aiolimiter import AsyncLimiter
 
 from mmfuser_jax.mminstruct.asking.ask import Answer, Ask
 from mmfuser_jax.mminstruct.asking.prices import Tokens
-from mmfuser_jax.mminstruct.config import Server
+from mmfuser_jax.mminstruct.asking.server import Server
 from mmfuser_jax.mminstruct.reasons import PASSING
 from mmfuser_jax.mminstruct.retry_after import seconds_of
 

@@ -18,8 +18,8 @@ from mmfuser_jax.mminstruct.asking.ask import Answer, Ask
 from mmfuser_jax.mminstruct.asking.endpoints import AskingError, Endpoint
 from mmfuser_jax.mminstruct.asking.online import Asking, Budget, Outcome, Taken, listening
 from mmfuser_jax.mminstruct.asking.prices import Price
+from mmfuser_jax.mminstruct.asking.server import Server
 from mmfuser_jax.mminstruct.asking.trust import OF_USE, Trust
-from mmfuser_jax.mminstruct.config import Server
 from mmfuser_jax.mminstruct.project import ProjectError
 
 LOG = logging.getLogger(__name__)

@@ -15,8 +15,9 @@ from mmfuser_jax.mminstruct.schema import Estimate
 from mmfuser_jax.mminstruct.status import numbers_table
 from mmfuser_jax.mminstruct.steps.instructions import COUNT
 from mmfuser_jax.mminstruct.steps.judging import TOKENS, Judge
+from mmfuser_jax.mminstruct.steps.servers import Way, servers_of, step_price
 from mmfuser_jax.mminstruct.steps.step import asks, next_round
-from mmfuser_jax.mminstruct.steps.work import Way, domains_of, servers_of, step_of, step_price
+from mmfuser_jax.mminstruct.steps.work import domains_of, step_of
 
 SAMPLE = 200
 """Questions that are written to see how long they are."""

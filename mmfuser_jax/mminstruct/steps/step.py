@@ -34,7 +34,7 @@ class Reader(Protocol):
     """Reads answers.
 
     Attributes:
-      name: of the step of `config.STEPS` that they belong to.
+      name: of the step of `asking.server.STEPS` that they belong to.
     """
 
     name: str
