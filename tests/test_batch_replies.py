@@ -12,6 +12,7 @@ from mmfuser_jax.mminstruct.project import ProjectError
 from mmfuser_jax.mminstruct.reasons import ANSWERS as REASONS
 from tests.batch_asking import COST, ask, asked_once, interrupted, questions, rows, shout, states
 from tests.fake_openai import FakeServer, completion
+from tests.test_endpoints import ODD, odd
 
 
 @pytest.fixture
@@ -161,3 +162,30 @@ def test_a_strange_line_is_told(ledger, caplog):
     assert caplog.text.count("was not asked or is answered") == 2
     assert len(rows(ledger)) == 2
     assert ledger.spent() == pytest.approx(2 * COST)
+
+
+def test_odd_replies_are_states_and_hold_no_file_up(ledger):
+    with FakeServer(odd) as server:
+        assert ask(ledger, server.base_url, questions(4)).asked == 4
+    assert [(row.text, row.reason) for row in rows(ledger)] == [said[1:] for said in ODD.values()]
+    assert states(ledger) == ["taken"]
+
+
+def test_an_address_that_is_none_of_a_server_of_files_is_said(ledger):
+    with FakeServer() as server:
+        server.trouble = lambda method, path: (200, {}, "<html>welcome</html>")
+        with pytest.raises(
+            AskingError, match=r"a file of questions: not what a server of files answers .*look at base_url"
+        ):
+            ask(ledger, server.base_url, questions(4))
+
+
+def test_a_file_that_is_gone_keeps_no_other_from_being_taken(ledger):
+    with FakeServer(shout) as server:
+        interrupted(ledger, server, questions(20), until=lambda states: len(server.batches) == 2)
+        gone = server.batches[0]["id"]
+        server.batches[1]["looks"] = 0
+        server.trouble = lambda method, path: (404, {}, {"error": {"message": "gone"}}) if path.endswith(gone) else None
+        with pytest.raises(AskingError, match="gone"):
+            ask(ledger, server.base_url, questions(20))
+    assert len(rows(ledger)) == 10

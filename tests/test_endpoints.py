@@ -1,6 +1,8 @@
 """One address and key: what is sent, what errors mean, how much a minute, and that the key stays where it is."""
 
 import asyncio
+import dataclasses
+import os
 import time
 
 import pydantic
@@ -8,8 +10,10 @@ import pytest
 
 from mmfuser_jax.mminstruct.asking.endpoints import ATTEMPTS, AskingError, Endpoint, Pace, body_of
 from mmfuser_jax.mminstruct.asking.server import Server
+from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.reasons import PASSING
-from tests.fake_openai import FakeServer
+from mmfuser_jax.mminstruct.schema import AnswerRow
+from tests.fake_openai import FakeServer, completion
 from tests.test_asking import ask, questions
 
 KEY = "sk-Proj-Secret"
@@ -178,3 +182,44 @@ def test_a_question_is_asked_once_at_a_time():
         answer = asyncio.run(once(server))
         assert len(server.bodies) == 1
     assert answer.reason in PASSING
+
+
+@pytest.mark.parametrize("key", ["sk secret", "sk-sécret", "sk-secret\x00"])
+def test_what_can_be_no_key_is_not_said(monkeypatch, key):
+    monkeypatch.setattr(os, "environ", {**os.environ, "A_KEY": key})
+    with pytest.raises(AskingError, match="A_KEY: what it holds is no key") as error:
+        Endpoint(Server(base_url="http://localhost/v1", model="m"), "A_KEY")
+    assert "cret" not in str(error.value)
+
+
+def test_a_line_s_end_after_a_key_is_none_of_it(monkeypatch):
+    monkeypatch.setenv("A_KEY", f"{KEY}\n")
+    with FakeServer() as server:
+        ask(server, questions(1), variables=("A_KEY",))
+        assert server.bodies[0]["authorization"] == f"bearer {KEY.lower()}"
+
+
+ODD = {
+    "What is 0?": ("cut \ud83d", "cut ?", ""),
+    "What is 1?": ([{"type": "text", "text": "in parts"}], "", "garbage"),
+    "What is 2?": (7, "", "garbage"),
+    "What is 3?": (None, "", ""),
+}
+
+
+def odd(body, before):
+    """A reply that no ledger could hold."""
+    answer = completion(ODD[body["messages"][1]["content"]][0], body)
+    answer["usage"]["prompt_tokens"] = "many"
+    return 200, {}, answer
+
+
+def test_odd_replies_are_states_and_can_be_written(tmp_path):
+    with FakeServer(odd) as server:
+        taken, _ = ask(server, questions(4))
+    with Ledger(tmp_path / "ledger") as ledger:
+        for answer, usd in taken:
+            ledger.add_answer(dataclasses.replace(answer.row(usd), image=f"{answer.ask.seed}"))
+        rows = list(ledger.rows(AnswerRow, order="image"))
+    assert [(row.text, row.reason) for row in rows] == [said[1:] for said in ODD.values()]
+    assert {row.input_tokens for row in rows} == {0}

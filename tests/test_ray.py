@@ -202,6 +202,18 @@ def test_answers_on_their_way_are_written_before_an_error_ends_it(ray):
     assert {answer.text for answer, _ in taken} == {"fine"}
 
 
+def test_answers_on_their_way_are_written_before_a_lost_picture_ends_it(ray):
+    def lost(asks):
+        yield from asks
+        raise OSError("picture 100 is gone")
+
+    with FakeServer(latency=0.2) as fake:
+        taken = []
+        with pytest.raises(OSError, match="is gone"):
+            on_ray([server_of(fake)], lost(questions(40)), taken=taken, trust=Trust(True))
+        assert len(taken) == len(fake.bodies) > 0
+
+
 @pytest.mark.parametrize("known", [False, True])
 def test_a_server_that_answers_nothing_ends_it_soon(ray, known):
     """It refuses all questions, or is not there."""

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from mmfuser_jax.mminstruct.asking.endpoints import AskingError
 from mmfuser_jax.mminstruct.asking.shards import merge
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import Project, ProjectError
@@ -140,13 +141,37 @@ def test_questions_in_files_come_to_the_same_at_half_the_price(tmp_path):
     assert [x["usd"] for x in answers] == pytest.approx([x["usd"] / 2 for x in expected])
 
 
-@pytest.mark.parametrize(("batch", "step"), [(False, "caption"), (True, "generate"), (False, "generate")])
-def test_files_on_their_way_are_taken_first(tmp_path, batch, step):
+@pytest.mark.parametrize("step", ["caption", "generate"])
+def test_files_on_their_way_are_not_paid_for_twice(tmp_path, step):
     with FakeServer(fake_model.reply) as server:
-        project = project_of(tmp_path, server, 1, batch=batch, patience=0.001)
+        project = project_of(tmp_path, server, 1, patience=0.001)
         with Ledger(project.ledger) as ledger:
-            keys = json.dumps({"step": step, "usd": {"a": 0.1}})
-            ledger.add(Batch("file1", server.base_url, "", keys, "sent"))
+            ledger.add(Batch("file1", server.base_url, "", json.dumps({"step": step}), "sent"))
         with pytest.raises(ProjectError, match=f"take their answers first: {step}, with batch: true"):
             run(project, "caption")
         assert not server.bodies
+
+
+def test_files_of_other_steps_are_taken_by_any(tmp_path):
+    """A judge's file was sent, its answers were not waited for, and now there is something else to be asked."""
+
+    def judges_stuck(method, path):
+        stuck = any(path.endswith(x["id"]) and x["metadata"]["step"] == "judge" for x in server.batches)
+        return (400, {}, {"error": {"message": "stop"}}) if stuck else None
+
+    steps = [*STEPS, "judge"]
+    with FakeServer(fake_model.reply) as server:
+        project = project_of(tmp_path, server, 1, steps=steps, batch=True, patience=0.001)
+        run(project, "caption")
+        server.trouble = judges_stuck
+        with pytest.raises(AskingError, match="stop"):
+            run(project, "generate")
+        server.trouble = lambda *_: None
+        with Ledger(project.ledger) as ledger:
+            waiting = ledger.query("SELECT json_extract(keys, '$.step') FROM batches WHERE state <> 'taken'")
+        assert waiting == [("judge",)]
+        run(project, "expand", "generate")
+        with Ledger(project.ledger) as ledger:
+            assert not ledger.query("SELECT 1 FROM batches WHERE state <> 'taken'")
+            ((opinions,),) = ledger.query("SELECT count(*) FROM answers WHERE step = 'judge' AND read = 1")
+    assert opinions >= len(items_of(project, "state = 'good' AND step = 'generate'")) > 0

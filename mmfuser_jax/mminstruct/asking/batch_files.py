@@ -67,7 +67,7 @@ def ask_in_files(
       asks: of one step: all that the ledger has no answers to. Drawn as there is room; those on their way are known, in
         whatever words they were asked, and left out.
       endpoints: one at least, all with one model.
-      ledger: knows which files are on their way; they are all of this step.
+      ledger: knows which files are on their way.
       budget: at the price of questions in files. Where it ends, no more are sent until those on their way have cost less than
         was set aside for them.
       picture: see `ask_all`.
@@ -77,7 +77,8 @@ def ask_in_files(
       step: of the questions.
 
     Raises:
-      AskingError: a key, model or address is wrong, or a file failed as a whole.
+      AskingError: a key, model or address is wrong, or a file failed as a whole; or files are on their way to a server or model
+        that is not among these.
     """
     if not endpoints:
         raise ProjectError("no server to ask: give one in project.yaml")
@@ -164,7 +165,7 @@ class _Filing:
     async def _find_earlier(self) -> None:
         """What the ledger says is on its way, once it is known whether it arrived."""
         servers = {(x.endpoint.server.base_url, x.endpoint.variable): x for x in self._room}
-        for row in rows_on_their_way(self._ledger):
+        for row in rows_on_their_way(self._ledger, self._tags["step"]):
             server = servers.get((row.base_url, row.key_name))
             if server is None:
                 where = f"{row.base_url} with key {row.key_name or 'none'}"
@@ -176,6 +177,10 @@ class _Filing:
                 row.write_arrived(await server.find(row.id))
             if row.arrived:
                 asks = row.asks().values()
+                if others := {ask.model for ask in asks} - {self._model}:
+                    raise AskingError(
+                        f"questions to {others.pop()} are on their way: put this model back into project.yaml until they are done"
+                    )
                 self._budget.set_aside(sum(ask.usd for ask in asks))
                 self._earlier.update(map(subject_of, asks))
                 self._sent.append(_Sent(row, server, len(asks), beside=self._open(server)))
@@ -184,12 +189,12 @@ class _Filing:
         """Takes what came of all files that are done, whatever is wrong with one of them; gives whether there were some."""
         before, errors = len(self._sent), []
         for sent in list(self._sent):
-            state = await sent.server.look(sent.row.id)
-            if state.status in ENDED:
-                try:
+            try:
+                state = await sent.server.look(sent.row.id)
+                if state.status in ENDED:
                     await self._end(sent, state)
-                except AskingError as error:
-                    errors.append(error)
+            except AskingError as error:
+                errors.append(error)
         if errors:
             raise errors[0]
         return len(self._sent) < before

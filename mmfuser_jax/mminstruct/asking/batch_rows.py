@@ -119,7 +119,10 @@ def new_row(ledger: Ledger, base_url: str, key_name: str, asks: Mapping[str, Fil
     return FileRow(ledger, row)
 
 
-def rows_on_their_way(ledger: Ledger) -> list[FileRow]:
-    """Of files whose answers are not taken, in the order in which they were sent first."""
-    sql = "SELECT id, base_url, key_name, '', state FROM batches WHERE state <> 'taken' ORDER BY rowid"
-    return [FileRow(ledger, Batch(*values)) for values in ledger.query(sql)]
+def rows_on_their_way(ledger: Ledger, step: str) -> list[FileRow]:
+    """Of a step's files whose answers are not taken, in the order in which they were sent first."""
+    sql = (
+        "SELECT id, base_url, key_name, '', state FROM batches WHERE state <> 'taken' AND json_extract(keys, '$.step') = ? "
+        "ORDER BY rowid"
+    )
+    return [FileRow(ledger, Batch(*values)) for values in ledger.query(sql, (step,))]

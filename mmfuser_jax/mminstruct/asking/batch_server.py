@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 from typing import IO, Any, Final, TypeVar
 
 import openai
+from openai.types import Batch
 
-from mmfuser_jax.mminstruct.asking.endpoints import AGAIN, ATTEMPTS, AskingError, Endpoint
+from mmfuser_jax.mminstruct.asking.endpoints import AGAIN, ATTEMPTS, AskingError, Endpoint, reason_of
 
 LOG = logging.getLogger(__name__)
 
@@ -21,6 +22,9 @@ SETTLING = 30.0
 
 ENDPOINT: Final = "/v1/chat/completions"
 """Of a server, that answers the questions of a file."""
+
+MALFORMED = (AttributeError, TypeError, ValueError)
+"""What the client raises, or its objects, where an address answers with something else, as a page of the web."""
 
 ENDED = ("completed", "expired", "failed", "cancelled")
 """States of a file, in the server's words, in which no more answers come."""
@@ -53,11 +57,11 @@ class BatchServer:
           What the server calls the file.
         """
 
-        async def upload() -> Any:
+        async def upload() -> str:
             file.seek(0)
-            return await self._files.create(file=("questions.jsonl", file), purpose="batch")
+            return (await self._files.create(file=("questions.jsonl", file), purpose="batch")).id
 
-        return str((await self._patiently("a file of questions", upload)).id)
+        return await self._patiently("a file of questions", upload)
 
     async def begin(self, uploaded: str, tags: dict[str, str]) -> str:
         """Has a file of questions answered within a day.
@@ -69,20 +73,26 @@ class BatchServer:
         Returns:
           What the server calls its work on it.
         """
+        what = "a file of questions"
+        told = ""
         for _ in range(ATTEMPTS):
             try:
                 batch = await self._batches.create(
                     completion_window="24h", endpoint=ENDPOINT, input_file_id=uploaded, metadata=tags
                 )
                 return batch.id
-            except AGAIN as error:  # it may have arrived nevertheless: only the list tells
-                LOG.warning("%s: %s", self.name, self.endpoint.told(error))
+            except openai.APIError as error:
+                told = self.endpoint.told(error)
+                if not _passes(error):
+                    raise AskingError(f"{self.name}: {what}: {told}") from None
+                LOG.warning("%s: %s", self.name, told)
+                # It may have arrived nevertheless: only the list tells.
                 await self.pause(SETTLING)
                 if found := await self.find(tags["mark"]):
                     return found
-            except openai.APIError as error:
-                raise AskingError(f"{self.name}: a file of questions: {self.endpoint.told(error)}") from None
-        raise AskingError(f"{self.name}: busy; run it again later")
+            except MALFORMED as error:
+                raise self._no_such_server(what, error) from None
+        raise AskingError(f"{self.name}: {what}: {told}; run it again later")
 
     async def find(self, mark: str) -> str:
         """What the server calls the file with this mark, "" where it has none."""
@@ -95,10 +105,17 @@ class BatchServer:
 
         return await self._patiently("its list of files", search)
 
-    async def look(self, batch: str) -> Any:
+    async def look(self, batch: str) -> Batch:
         """How far a file is: the client's object."""
         hint = "if it is gone for good, take it out of the ledger's table batches"
-        return await self._patiently(f"file {batch} ({hint})", lambda: self._batches.retrieve(batch))
+
+        async def look() -> Batch:
+            found = await self._batches.retrieve(batch)
+            if not isinstance(found, Batch):
+                raise TypeError(f"{found!r:.80}")
+            return found
+
+        return await self._patiently(f"file {batch} ({hint})", look)
 
     async def read(self, file: str) -> bytes:
         """What the server wrote into a file of its own."""
@@ -118,9 +135,20 @@ class BatchServer:
             try:
                 return await call()
             except openai.APIError as error:
-                passing = isinstance(error, AGAIN)
+                passing = _passes(error)
                 if attempt == ATTEMPTS or not passing:
                     hint = "; run it again later" if passing else ""
                     raise AskingError(f"{self.name}: {what}: {self.endpoint.told(error)}{hint}") from None
+            except MALFORMED as error:
+                raise self._no_such_server(what, error) from None
             await self.pause(2.0**attempt)
         raise AssertionError
+
+    def _no_such_server(self, what: str, error: Exception) -> AskingError:
+        told = self.endpoint.told(error)
+        return AskingError(f"{self.name}: {what}: not what a server of files answers ({told}); look at base_url")
+
+
+def _passes(error: openai.APIError) -> bool:
+    """Whether it may be gone in a while; an empty account is not, whatever its status says."""
+    return isinstance(error, AGAIN) and bool(reason_of(error, proven=True))

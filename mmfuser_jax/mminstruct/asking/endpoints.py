@@ -37,6 +37,9 @@ HOPELESS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.Not
 LONGEST_WAIT = 600.0
 """Seconds that a server may ask for."""
 
+KEY = re.compile(r"[!-~]+")
+"""What every key is: letters that a header can hold."""
+
 NO_MONEY = 402
 """Status of a server whose account has run out."""
 
@@ -110,16 +113,18 @@ class Endpoint:
     """
 
     def __init__(self, server: Server, variable: str) -> None:
-        """Reads the key.
+        """Reads the key; blanks around it, as files leave them, are none of it.
 
         Raises:
-          AskingError: the variable is not set.
+          AskingError: the variable is not set, or holds what can be no key.
         """
-        key = os.environ.get(variable, "") if variable else "none"
+        key = os.environ.get(variable, "").strip() if variable else "none"
         if not key:
             raise AskingError(
                 f"the environment has no {variable}, which project.yaml names as the key for {server.base_url}"
             )
+        if not KEY.fullmatch(key):  # the client would refuse it, and say it
+            raise AskingError(f"{variable}: what it holds is no key; it has letters that no key has")
         self.server = server
         self.variable = variable
         self.pace = Pace(server.most, server.patience)
@@ -190,7 +195,8 @@ class Endpoint:
         return self.without_key(_line(error))[:DETAIL]
 
     def without_key(self, text: str) -> str:
-        """What a server says, which may repeat its key: with "…" instead."""
+        """What a server says, which may repeat its key: with "…" instead; and without half letters, which no file can hold."""
+        text = writable(text)
         return self._key.sub("…", text) if self._key else text
 
     async def close(self) -> None:
@@ -219,17 +225,24 @@ def body_of(ask: Ask, server: Server, picture: bytes | None) -> dict[str, Any]:
     return body
 
 
+def writable(text: str) -> str:
+    """A text with "?" for halves of letters, as of an emoji that was cut."""
+    return text.encode(errors="replace").decode()
+
+
 def read_reply(ask: Ask, reply: Any) -> Answer:
     """An answer from the client's object, whatever the server left out of it, without the model's name."""
     usage = getattr(reply, "usage", None)
-    tokens = Tokens(getattr(usage, "prompt_tokens", 0) or 0, getattr(usage, "completion_tokens", 0) or 0)
+    counts = [getattr(usage, name, 0) for name in ("prompt_tokens", "completion_tokens")]
+    tokens = Tokens(*(count if isinstance(count, int) else 0 for count in counts))
     choices = getattr(reply, "choices", None) or []
     message = getattr(choices[0], "message", None) if choices else None
-    if message is None:
+    content = getattr(message, "content", None) or ""
+    if message is None or not isinstance(content, str):
         return Answer(ask, "", reason="garbage", detail=str(reply), tokens=tokens)
     refusal = getattr(message, "refusal", None)
     finish = "refusal" if refusal else getattr(choices[0], "finish_reason", None) or "stop"
-    return Answer(ask, "", refusal or message.content or "", finish, tokens=tokens)
+    return Answer(ask, "", writable(str(refusal or content)), writable(str(finish)), tokens=tokens)
 
 
 def fault(code: object, text: str) -> str:

@@ -183,7 +183,7 @@ class _Driver:
         self._running: dict[asyncio.Future[Any], tuple[_Hand, list[Ask]]] = {}
         self._refused: Ask | None = None  # until those on their way have cost less than was set aside for them
         self._lost = 0
-        self._error: AskingError | None = None
+        self._error: Exception | None = None
         self._outcome = Outcome()
 
     def _begin(self, servers: Sequence[Server]) -> _Hand:
@@ -222,10 +222,14 @@ class _Driver:
     async def _send(self, asks: Iterator[Ask]) -> None:
         while not (self._error or self._outcome.stopped):
             hand = max(self._hands, key=self._room)
-            if self._room(hand) <= 0 or not (chunk := self._again.popleft() if self._again else self._drawn(asks)):
+            try:
+                if self._room(hand) <= 0 or not (chunk := self._again.popleft() if self._again else self._drawn(asks)):
+                    return
+                pictures = [asyncio.to_thread(self._picture, ask) if ask.shown else _nothing() for ask in chunk]
+                sent = list(zip(chunk, await asyncio.gather(*pictures), strict=True))
+            except Exception as error:  # of what is on its way, all is waited for
+                self._end(error)
                 return
-            pictures = [asyncio.to_thread(self._picture, ask) if ask.shown else _nothing() for ask in chunk]
-            sent = list(zip(chunk, await asyncio.gather(*pictures), strict=True))
             future = asyncio.wrap_future(hand.actor.ask.remote(sent).future())
             self._running[future] = hand, chunk
             hand.chunks += 1
@@ -255,6 +259,9 @@ class _Driver:
             self._again.append(chunk)
             self._replace(hand, lost)
             return
+        except Exception as failed:
+            self._end(failed)
+            return
         if answers:
             self._take([(answer, self._budget.pay(answer)) for answer in answers])
             self._outcome.asked += len(answers)
@@ -266,7 +273,7 @@ class _Driver:
         except AskingError as what:
             self._end(what)
 
-    def _end(self, error: AskingError) -> None:
+    def _end(self, error: Exception) -> None:
         """Nothing more is sent; what is on its way is waited for."""
         if self._error is None:
             self._error = error

@@ -118,7 +118,6 @@ def ask_servers(
         def picture(ask: Ask) -> bytes:
             return store.sent(project.images, ask.image, side)
 
-        _refuse_files_on_their_way(project, ledger, name, in_files)
         trust = trust_of(ledger, name, servers[0].model)
         if way.ray:
             outcome = ask_on_ray(questions, servers, budget, picture, take, trust, way.ray)
@@ -133,24 +132,21 @@ def ask_servers(
         raise StoppedError(_why(outcome, project, way))
 
 
-def _refuse_files_on_their_way(project: Project, ledger: Ledger, name: str, in_files: bool) -> None:
-    """Of other steps, as new answers would change their questions; where nothing is asked in files, of any: they would be paid twice.
+def take_files(project: Project, ledger: Ledger, way: Way) -> None:
+    """Takes the answers of files that are on their way, of every step, before new answers change what is asked.
 
     Raises:
-      ProjectError: there are some.
+      ProjectError: the config, or `way`, does not send files any more: those on their way would be paid for twice.
+      StoppedError, AskingError: see `ask_servers`.
     """
-    steps = sorted(step for step in files_on_their_way(ledger) if step != name or not in_files)
-    if steps:
-        raise ProjectError(
-            f"{project.folder}: files of questions are on their way; take their answers first: {' and '.join(steps)}, with "
-            "batch: true in project.yaml and without --ray"
-        )
-
-
-def files_on_their_way(ledger: Ledger, step: str = "") -> set[str]:
-    """Steps with files of questions whose answers are not taken yet; of one step, or of all."""
-    sql = "SELECT DISTINCT json_extract(keys, '$.step') FROM batches WHERE state <> 'taken'"
-    return {found for (found,) in ledger.query(sql) if step in ("", found)}
+    sql = "SELECT DISTINCT json_extract(keys, '$.step') FROM batches WHERE state <> 'taken' ORDER BY 1"
+    for (step,) in ledger.query(sql):
+        if way.ray or not servers_of(project, step)[0].batch:
+            raise ProjectError(
+                f"{project.folder}: files of questions are on their way; take their answers first: {step}, with "
+                "batch: true in project.yaml and without --ray"
+            )
+        ask_servers(project, ledger, step, (), 0, way)
 
 
 def endpoints_of(servers: Iterable[Server]) -> list[Endpoint]:

@@ -21,8 +21,8 @@ from mmfuser_jax.mminstruct.steps.servers import (
     StoppedError,
     Way,
     ask_servers,
-    files_on_their_way,
     servers_of,
+    take_files,
 )
 from mmfuser_jax.mminstruct.steps.step import Step, asks, next_round, read_all
 
@@ -88,6 +88,7 @@ def work(project: Project, ledger: Ledger, name: str, way: Way = ALONE) -> None:
     if name != "caption" and _has_no_caption(ledger):
         LOG.warning("%s: no picture has a caption yet; run caption first", name)
     with locked(project.folder):
+        take_files(project, ledger, way)
         for server in project.config.servers:
             for asking in {name, "judge"}.intersection(server.steps):
                 ask_again_what_was_refused(ledger, asking, server.model)
@@ -107,8 +108,7 @@ def _ask_in_rounds(project: Project, ledger: Ledger, step: Step, way: Way) -> in
         read_all(step, ledger)
         now = next_round(step, ledger, way.mine)
     for number in range(MOST_ROUNDS * (step.repairs + 1)):
-        again = number == 0 and (now.tried or files_on_their_way(ledger, step.name))
-        if not (now.untried or again):  # what failed was asked again in the last round
+        if not now.untried and (number or not now.tried):  # what failed was asked again in the last round
             break
         questions = asks(step, ledger, way.mine, now.depth)
         try:
