@@ -1,8 +1,10 @@
 """A second collect: what files and the config say by now counts, and what was decided before is decided anew where it must."""
 
+import hashlib
 import io
 import shutil
 import string
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from mmfuser_jax.mminstruct import store
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.pictures import similar, twins
 from mmfuser_jax.mminstruct.pictures.candidates import pictures_of
+from mmfuser_jax.mminstruct.pictures.inspection import CELLS, DIFFERENT, Inspected, cells_of
 from mmfuser_jax.mminstruct.pictures.taking import Taking
 from mmfuser_jax.mminstruct.project import CONFIG, Project, ProjectError
 from mmfuser_jax.mminstruct.schema import Finding, ImageRow, ItemRow
@@ -92,6 +95,56 @@ def test_pictures_that_are_mostly_white_are_told_apart_and_their_copies_found(tm
     monkeypatch.setattr(twins, "same", lambda cells, others: np.ones(others.shape[:-1], bool))
     run(project)
     assert [row for row in map_rows(project) if row.reason and "a" in Path(row.origin).stem], "by hashes alone"
+
+
+def form(number):
+    """One of 64 pictures of one template: each has its mark at another place."""
+    picture = scene(1, (480, 480))
+    left, top = number % 8 * 60, number // 8 * 60
+    picture.paste("white", (left, top, left + 30, top + 30))
+    picture.paste("black", (left + 30, top, left + 60, top + 30))
+    return picture
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_pictures_of_one_template_are_read_again_once_each(tmp_path, pictures, monkeypatch, workers):
+    read = Counter()
+    monkeypatch.setattr(twins, "cells_of", lambda file: read.update([file.stem]) or cells_of(file))
+    project = project_of(tmp_path, filters={"near": 64})
+    for number in range(32):
+        form(number).save(pictures / f"a{number:02}.png")
+    run(project, workers)
+    assert not read, "what this run has looked at is not read again"
+    earlier = {row.sha: 1 for row in map_rows(project)}
+    for number in range(32, 64):
+        form(number).save(pictures / f"a{number:02}.png")
+    halved(form(7)).save(pictures / "b.jpg")
+    run(project, workers)
+    assert read == earlier
+    origins = {row.sha: row.origin[-7:] for row in map_rows(project)}
+    assert [origins[row.twin] for row in map_rows(project) if row.state != "kept"] == ["a07.png"]
+    assert len(origins) == 65
+
+
+def seen(name, place=None):
+    """A picture of a template, which differs from it in one part at most."""
+    cells = np.random.default_rng(0).integers(0, 128, CELLS**2, np.uint8)
+    cells[place] += DIFFERENT if place is not None else 0
+    return Inspected(hashlib.sha256(name.encode()).hexdigest(), ".png", 800, 600, 1, 0, cells.tobytes(), "")
+
+
+def test_of_several_twins_among_thousands_the_same_one_is_named_always(tmp_path):
+    with Ledger(tmp_path / "ledger.sqlite") as ledger:
+        kept = twins.Twins(ledger, tmp_path, near=0)
+    for place in range(2100):  # more than there is room for at first
+        kept.add(seen(f"{place}", place))
+    for place in range(0, 2100, 100):
+        kept.add(seen(f"copy of {place}", place))
+        both = sorted((seen(f"{place}").sha, seen(f"copy of {place}").sha))
+        assert kept.find(seen("new", place)) == both[0]
+        kept.remove(both[0])
+        assert kept.find(seen("new", place)) == both[1]
+    assert kept.find(seen("new")) == "", "each differs in one part"
 
 
 def test_a_kept_picture_that_is_gone_from_the_store_is_named(tmp_path, pictures):
@@ -264,6 +317,26 @@ def test_a_picture_of_a_pool_stays_with_the_domain_that_took_it(tmp_path, pictur
     taking.remove("posters")
     assert described(project_of(tmp_path, *sources))[0][:2] == ("posters", "posters")
     assert described(project_of(tmp_path, sources[1]))[0][:2] == ("artwork", "artwork")
+
+
+@pytest.mark.parametrize("other_pools", [[], [".."], ["../pictures"]])
+def test_a_picture_of_a_pool_that_has_questions_stays_with_their_domain(tmp_path, pictures, monkeypatch, other_pools):
+    scene(1).save(pictures / "a.png")
+    taking = ["posters"]
+
+    def found(project, ledger, source, workers):
+        return pictures_of(pictures, source) if source.domain in taking else iter(())
+
+    monkeypatch.setattr(similar, "similar_candidates", found)
+    pool = {"folder": "", "pool": "../pictures"}
+    project = project_of(tmp_path, pool)
+    assert described(project) == [("posters", "posters", "", "")]
+    with Ledger(project.ledger) as ledger:
+        sha = next(ledger.rows(ImageRow)).sha
+        ledger.add(ItemRow("1", "", "generate", sha, "posters", "short", "en", "[]", "", "good"))
+    taking[:] = ["artwork"]
+    sources = {**pool, "domain": "artwork"}, *({**pool, "pool": other} for other in other_pools)
+    assert described(project_of(tmp_path, *sources)) == [("posters", "posters", "", "")]
 
 
 @pytest.mark.parametrize("first", ["posters", "image_quality"])

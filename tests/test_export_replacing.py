@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -190,3 +191,15 @@ def test_where_folders_cannot_change_places_the_old_one_comes_back(project, tmp_
 def test_a_second_export_to_the_same_place_waits_for_its_turn(project, tmp_path):
     with locked(tmp_path / ".out.draft"), pytest.raises(LockedError, match="a run is going on here"):
         export(project, tmp_path / "out")
+
+
+def test_an_export_of_a_version_that_did_not_write_down_its_files_is_named_as_one(project, tmp_path):
+    export(project, tmp_path / "out")
+    path = tmp_path / "out/card/statistics.json"
+    numbers = json.loads(path.read_text())
+    del numbers["files"]
+    path.write_text(json.dumps(numbers))
+    before = bytes_of(tmp_path / "out")
+    with pytest.raises(ExportError, match=r"out/card/statistics\.json: has no field files.*an earlier version did"):
+        export(project, tmp_path / "out")
+    assert bytes_of(tmp_path / "out") == before

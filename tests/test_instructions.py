@@ -6,10 +6,12 @@ import re
 
 import pytest
 
+from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.questions.items import LETTERS, Item, from_body
 from mmfuser_jax.mminstruct.questions.keeping import shuffled
 from mmfuser_jax.mminstruct.questions.seed_questions import load_domains
 from mmfuser_jax.mminstruct.reasons import MEANINGS as REASONS
+from mmfuser_jax.mminstruct.steps.judging import Judge
 from tests import fake_model
 from tests.fake_openai import FakeServer
 from tests.step_project import STEPS, items_of, project_of, run
@@ -161,6 +163,19 @@ def test_a_second_model_s_doubts_are_for_people(tmp_path):
     assert {row.reason for row in judged.values()} == {"judge"}
     assert all("the wall" in row.body.lower() for row in judged.values())
     assert len(items_of(project, "state = 'good'")) == 2 * 13 - 4
+
+
+def test_no_second_model_is_asked_about_items_whose_picture_was_dropped(tmp_path):
+    with FakeServer(fake_model.reply) as server:
+        project = project_of(tmp_path, server, 2, config={"languages": ["en"]})
+        run(project, "caption", "generate")
+    judge = Judge(load_domains())
+    with Ledger(project.ledger) as ledger:
+        assert len(list(judge.asks(ledger))) == 2 * 13
+        first, second = sorted(set(judge.images(ledger)))
+        ledger.query("UPDATE images SET state = 'dropped', reason = 'replaced' WHERE sha = ?", (first,))
+        assert set(judge.images(ledger)) == {second}
+        assert {ask.image for ask in judge.asks(ledger)} == {second}
 
 
 def test_conversations_have_enough_rounds_or_none(tmp_path):

@@ -205,3 +205,86 @@ def test_every_option_of_a_list_is_accounted_for():
         text = json.dumps({"question": "Which?", "options": options, "answer": "A"})
         found = one(text)
         assert (found == Item("choice", "Which?", "A", ("red", "2"))) == (options == ["red", 2])
+
+
+THINGS = ("A cat", "A dog", "A bird", "A red car")
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("Answer: A dog", "B"),
+        ("The answer is A dog.", "B"),
+        ("Correct answer: A red car", "D"),
+        ("The right option is A dog, which sleeps", "B"),
+        ("Answer: A bird that sings", "C"),
+        ("I choose A dog and A red car", "several_answers"),
+        ("The answer is A dog and A bird", "several_answers"),
+        ("Answer: A small dog", "answer_is_no_option"),
+        ("Answer: B, A dog, since it barks", "B"),
+        ("Option A shows it best", "A"),
+        ("Answer: A", "A"),
+        ("Answer: A. A cat", "A"),
+        ("Answer: A. A dog", "letter_and_text_differ"),
+        ("The answer is A because it has whiskers", "A"),
+        ("Answer: c", "C"),
+    ],
+)
+def test_an_article_behind_a_lead_in_is_no_letter(answer, letter):
+    assert chosen(answer, THINGS) == letter
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Answer: A and B", "答案：A和B", "选A、B", "Answer: B and C", "应选B和C", "I choose B and C", "正确选项是B、C", "The answers are B and C",
+        "A C", "B C都对", "B C are right", "A B C", "A\nC", "A, B, and C", "Answer: A B",
+    ],
+)  # fmt: skip
+def test_several_letters_are_several_answers_with_a_lead_in_and_without(answer):
+    assert chosen(answer, COLOURS) == "several_answers"
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("答案是红色和蓝色", "B"),
+        ("应选红色和蓝色。", "B"),
+        ("答案是红色", "A"),
+        ("答案 B 不正确", "answer_is_no_option"),
+    ],
+)
+def test_a_lead_in_is_no_part_of_an_option(answer, letter):
+    assert chosen(answer, ("红色", "红色和蓝色", "绿色")) == letter
+
+
+def test_a_letter_of_an_option_s_words_is_no_letter():
+    assert chosen("Answer: C major scale", ("A minor", "C major", "D major")) == "B"
+    assert chosen("Answer: A small dog", ("cat", "dog")) == "B"
+
+
+def test_an_option_may_begin_as_a_lead_in_does():
+    options = ("Answer sheet", "Sheet", "选手", "手")
+    assert [chosen(option, options) for option in options] == list("ABCD")
+
+
+@pytest.mark.parametrize(
+    ("answer", "letter"),
+    [
+        ("B A dog", "B"),
+        ("A\nA cat", "A"),
+        ("B\nA dog", "B"),
+        ("**B** A dog", "B"),
+        ("B, A dog", "B"),
+        ("A A cat", "A"),
+        ("B A small dog", "B"),
+        ("A\nA dog", "letter_and_text_differ"),
+        ("C A dog", "letter_and_text_differ"),
+    ],
+)
+def test_an_article_behind_a_letter_is_no_second_letter(answer, letter):
+    assert chosen(answer, THINGS) == letter
+
+
+def test_a_number_and_the_text_of_another_option_differ():
+    assert choice("1. 2\n2. 4\n3. 6", "1. 4").reason == "letter_and_text_differ"

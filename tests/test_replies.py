@@ -79,7 +79,7 @@ def test_words_around_the_items_are_kept():
     [
         "Yes", "yes.", "是。", "对", "{是}", "True", "Yes, it is there.", "是的，有一辆车", "**Yes**", "Yes it is", "Y", "Correct.",
         "有。", "能", "会", "可以", "存在", "答案：是", "答案为：是的", "正确答案是：对", "Answer: Yes", "The answer is yes.",
-        "**Answer:** Yes",
+        "**Answer:** Yes", "选是", "应选：对",
     ],
 )  # fmt: skip
 def test_yes(answer):

@@ -65,6 +65,26 @@ def test_what_was_written_is_not_lost_by_one_press_of_escape(tmp_path, visit):
         assert page.locator(".answer").inner_text() == SHORT.answer
 
 
+def test_after_a_verdict_that_is_saved_without_another_item_coming_no_key_does_harm(tmp_path, visit):
+    project = project_of(tmp_path, [item("x", SHORT), item("y", SHORT)])
+    with served(project, "anna") as url:
+        page = ready(visit(url))
+        press(page, "e")
+        page.get_by_label("answer").fill("10 May")
+        page.route("**/api/next*", lambda route: route.abort())
+        for key in ("Control+Enter", "Escape", "Alt+g", "Control+Enter", "a", "e", "r", "1"):
+            press(page, key)
+            assert page.locator("#message").inner_text() == "The server does not answer. Is it still running?"
+        expect(page.locator("textarea")).to_have_count(0)
+        assert page.locator(".answer ins").inner_text() == "10"  # as it was saved
+        for button in page.locator("#reasons button").all():
+            button.evaluate("button => button.click()")
+        page.unroute("**/api/next*")
+        press(page, "ArrowRight")
+        assert shown(page) == "y"
+    assert decided(project) == ("edit", (Item("short", SHORT.question, "10 May"),))
+
+
 def test_a_shortened_conversation_is_edited_again_as_it_was(tmp_path, visit):
     project = project_of(tmp_path, [item("x", CHOICE, LONG, SHORT)])
     with served(project, "anna") as url:
@@ -111,6 +131,9 @@ def test_a_conflict_is_settled_by_what_one_of_the_people_has_said(tmp_path, visi
         assert page.get_by_role("button", name="take this").first.is_disabled()
         press(page, "Escape", key)
         assert page.locator("#nothing").inner_text() == "There is no conflict to settle."
+        press(page, "1")
+        assert page.locator("#message").inner_text() == ""
+        assert page.locator(".take").count() == 0
     with Ledger(project.ledger) as ledger:
         last = verdicts_of(ledger, "x")[-1]
         ((_, made),) = decisions(ledger)

@@ -247,3 +247,26 @@ def test_an_item_that_is_refused_since_is_given_to_nobody(tmp_path):
         ledger.query("UPDATE items SET state = 'refused', reason = 'leak' WHERE id = ?", (second,))
         assert waiting.renew()
         assert waiting.progress("anna").mine == 0
+
+
+DROPPED = "UPDATE images SET state = 'dropped', reason = 'replaced' WHERE sha = ?"
+
+
+def test_nobody_looks_at_items_whose_pictures_were_dropped(tmp_path):
+    rows = [item("a", image="1"), item("b", image="2", state="doubtful", reason="judge"), item("c", image="3")]
+    with queue_of(tmp_path, rows, twice=1.0) as (waiting, ledger):
+        assert waiting.next("anna", {}) == "b"
+        ledger.query(DROPPED, ("2",))
+        assert waiting.next("anna", {}) == "a"  # planned anew without the one that they had
+        assert (len(waiting), waiting.choices()["doubt"]) == (2, {})
+        assert [one.id for one in plan(ledger, Review())] == ["a", "c"]
+        waiting.say(accept("a", "anna"))
+        waiting.say(Verdict("a", "bob", "reject", "unclear"))
+        assert waiting.next("carla", {}, conflicts=True) == "a"
+        ledger.query(DROPPED, ("1",))
+        assert waiting.next("carla", {}, conflicts=True) is None
+        assert waiting.progress("anna").conflicts == 0
+        ledger.query("UPDATE images SET state = 'kept' WHERE sha = '2'")
+        ledger.query(DROPPED, ("3",))  # as many as before
+        assert waiting.renew()
+        assert waiting.open_items() == ["b"]

@@ -3,7 +3,10 @@
 import random
 import time
 
+import yaml
+
 from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.project import CONFIG, Project
 from mmfuser_jax.mminstruct.questions.seed_questions import domain_names
 from mmfuser_jax.mminstruct.schema import AnswerRow, Estimate, Export, Finding, ImageRow, ItemRow, Verdict
 from mmfuser_jax.mminstruct.status import next_step, print_status
@@ -142,3 +145,30 @@ def test_the_next_step_is_said_from_the_first_to_the_last(tmp_path):
         assert said().endswith("(written before to /sets/mine)")
         ledger.add(Verdict("a", "ann", "undone"))
         assert "nobody has looked" in said()
+
+
+def test_what_is_about_dropped_pictures_or_asked_no_more_is_no_next_step(tmp_path):
+    path = project_of(tmp_path / "project").folder / CONFIG
+    path.write_text(yaml.safe_dump({"name": "tried", "languages": ["en"], "generate": {"types": ["short"]}}))
+    project = Project(path.parent)
+
+    def failed(ledger, step, image="kept", kind="", language="en"):
+        ledger.query("DELETE FROM answers WHERE reason <> ''")
+        ledger.add(
+            AnswerRow("no", step, "ocr", image, kind, language, "", 1, "m", "", "", "busy", "", 1, 0, 0, 0.0, 1.0)
+        )
+        return "questions of" in next_step(project, ledger)
+
+    with Ledger(project.ledger) as ledger:
+        for state in ("kept", "dropped"):
+            ledger.add(ImageRow(state, "ocr", ".png", 10, 10, 100, f"/pictures/{state}", "", 1, state))
+        for step in ("caption", "generate", "expand"):
+            ledger.add(AnswerRow(step, step, "ocr", "kept", "", "en", "", 1, "m", "", "", "", "", 1, 1, 1, 0.1, 1.0))
+        for name, image, state in (("a", "kept", "good"), ("b", "dropped", "doubtful")):
+            ledger.add(ItemRow(name, name, "generate", image, "ocr", "short", "en", "[]", name, state))
+        assert not failed(ledger, "caption", image="dropped")
+        assert not failed(ledger, "caption", language="zh")
+        assert not failed(ledger, "generate", kind="long")
+        assert failed(ledger, "generate", kind="short")
+        ledger.query("DELETE FROM answers WHERE reason <> ''")
+        assert "nobody has looked at an item yet" in next_step(project, ledger)

@@ -242,3 +242,6 @@ TABLES = {
     Estimate: "estimates", Export: "exports", Texts: "texts",
 }  # fmt: skip
 """Where rows of a class are."""
+
+HAS_PICTURE = "NOT EXISTS (SELECT 1 FROM images WHERE sha = items.image AND state = 'dropped')"
+"""Which items people and models are asked about, in SQL: no data set has those whose pictures were dropped since."""

@@ -8,10 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from mmfuser_jax.mminstruct.asking.server import STEPS
+from mmfuser_jax.mminstruct.config import Config
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import Project
+from mmfuser_jax.mminstruct.questions.items import TYPES
 from mmfuser_jax.mminstruct.reasons import MEANINGS, PASSING_SQL
-from mmfuser_jax.mminstruct.schema import Estimate, Export
+from mmfuser_jax.mminstruct.schema import HAS_PICTURE, Estimate, Export
 
 USED = ("kept", "imported")
 """States of pictures that are not dropped."""
@@ -52,17 +54,27 @@ def _next(project: Project, ledger: Ledger) -> tuple[str, str]:
         asked = f"EXISTS (SELECT 1 FROM answers WHERE image = sha AND step = '{step}')"
         if waiting := _count(ledger, f"images WHERE state = 'kept' AND NOT {asked} AND {ready}"):
             return "run", f"{waiting:,} pictures wait for {step}"
-        if failed := _count(ledger, f"answers WHERE step = '{step}' AND reason IN {PASSING_SQL}"):
+        if failed := _count(ledger, f"answers WHERE step = '{step}' AND {_asked_again(project.config)}"):
             return "run", f"{failed:,} questions of {step} had no answer, and are asked again"
     if not _count(ledger, "(SELECT 1 FROM items WHERE state <> 'refused' LIMIT 1)"):
         return "run", "there are no items yet"
-    if waiting := _count(ledger, f"items WHERE state = 'doubtful' AND id NOT IN ({_LOOKED_AT})"):
+    if waiting := _count(ledger, f"items WHERE state = 'doubtful' AND {HAS_PICTURE} AND id NOT IN ({_LOOKED_AT})"):
         return "review", f"{waiting:,} doubtful items wait for people"
     some = project.config.review.share or project.config.review.least
     if some and not _count(ledger, f"({_LOOKED_AT} LIMIT 1)"):
         return "review", "nobody has looked at an item yet"
     last = next(ledger.rows(Export, order="number DESC"), None)
     return "export --to=FOLDER", f"written before to {last.path}" if last else "it writes what passed"
+
+
+def _asked_again(config: Config) -> str:
+    """Which questions the next run asks again, in SQL: of those that failed, what the project still wants to know."""
+    languages = ", ".join(map(repr, config.languages))
+    unwanted = ", ".join(repr(kind) for kind in TYPES if kind not in config.generate.types)
+    return (
+        f"reason IN {PASSING_SQL} AND language IN ({languages}) AND kind NOT IN ({unwanted}) "
+        "AND image IN (SELECT sha FROM images WHERE state = 'kept')"
+    )
 
 
 def _count(ledger: Ledger, rows: str) -> int:

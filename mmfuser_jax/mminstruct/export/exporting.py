@@ -81,8 +81,9 @@ def export_project(
 ) -> Counts:
     """Writes the items that passed, with a card; what an earlier export has written there is replaced.
 
-    What else is in the folder stays, as it may be a clone that is pushed to a hub: its `.git`, `.gitattributes` and notes. The
-    same ledger gives the same bytes. Whatever stops this leaves what was there before, whole.
+    What stands beside it in the folder stays, as it may be a clone that is pushed to a hub: its `.git`, `.gitattributes` and
+    notes. What others put into folders of the export, as into `images`, goes with these. The same ledger gives the same bytes.
+    Whatever stops this leaves what was there before, whole.
 
     Args:
       project: with the config.
@@ -92,7 +93,8 @@ def export_project(
       workers: processes; the files do not depend on them.
 
     Raises:
-      ExportError: no such format, nothing to write, something else in the folder, or a picture is gone.
+      ExportError: no such format, nothing to write, something else in the folder, a picture is gone, or an earlier version wrote
+        what is there.
       RuntimeError: another process writes there, or a library is missing.
     """
     folder = folder.resolve()
@@ -136,8 +138,14 @@ def _check(folder: Path, formats: Sequence[str]) -> None:
 
 
 def _written(folder: Path) -> set[str]:
-    """Names in a folder that an export has written."""
-    return set(files.read_json(folder / _NUMBERS).get("files", ()))
+    """Names in a folder that an export has written; with those of folders goes all that is in them."""
+    numbers = files.read_json(folder / _NUMBERS)
+    if numbers and "files" not in numbers:
+        raise ExportError(
+            f"{folder / _NUMBERS}: has no field files, which says what the export wrote, so an earlier version did; "
+            "delete what that wrote, or choose another folder"
+        )
+    return set(numbers.get("files", ()))
 
 
 def _empty(draft: Path) -> None:
@@ -205,7 +213,7 @@ def _replace(folder: Path, draft: Path) -> None:
 
 
 def _carry(folder: Path, draft: Path) -> None:
-    """What else is in the folder gets a place in the draft too.
+    """What stands in the folder beside the export gets a place in the draft too.
 
     Files are not moved but get a second name, until the old folder goes with the first: so in every moment the folder, old or
     new, has all of them, and a draft that a kill leaves can be thrown away like any other.

@@ -91,19 +91,25 @@ def _found(
     filters, new = project.config.collect.filters, []
     for source in sources:
         for candidate in candidates(project, ledger, source, workers):
-            if candidate.place not in found and not _has_other_domain(ledger, candidate, sources):
+            if candidate.place not in found and not _is_another_s(ledger, candidate, sources):
                 candidate = dataclasses.replace(candidate, stamp=_stamp_with(candidate, filters))
                 found[candidate.place] = candidate
                 new.append(candidate)
     return new
 
 
-def _has_other_domain(ledger: Ledger, candidate: Candidate, sources: Sequence[PictureSource]) -> bool:
-    """Whether another domain, which is still to grow from the same pool, has taken a picture of it before."""
+def _is_another_s(ledger: Ledger, candidate: Candidate, sources: Sequence[PictureSource]) -> bool:
+    """Whether a picture of a pool stays with another domain, which took it before.
+
+    It does where that domain is still to grow from the same pool, or the picture has questions of it.
+    """
     source = candidate.source
-    others = {x.domain for x in sources if x.pool and x.pool == source.pool and x.domain != source.domain}
-    sql = "SELECT domain FROM findings WHERE place = ?"
-    return bool(others) and any(domain in others for (domain,) in ledger.query(sql, (candidate.place,)))
+    if not source.pool:
+        return False
+    growing = {x.domain for x in sources if x.pool == source.pool}
+    sql = "SELECT domain, sha FROM findings WHERE place = ? AND domain <> ?"
+    rows = ledger.query(sql, (candidate.place, source.domain))
+    return any(domain in growing or (sha and ledger.has_questions(sha)) for domain, sha in rows)
 
 
 def _waiting(ledger: Ledger, found: Sequence[Candidate]) -> list[Candidate]:

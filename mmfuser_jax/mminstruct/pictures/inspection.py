@@ -22,8 +22,9 @@ SMALL = 256
 
 CELLS, DIFFERENT = 48, 20
 """Pictures whose hashes are near are compared by grey values of so many parts each way; where one part differs as much, they
-are not the same. Of pictures made half as wide and high, or saved as JPEG files of quality 30, none differs by more than 18;
-of tables with other numbers in small print, one does by 21 at least."""
+are not the same. Of pictures made half as wide and high, or saved as JPEG files of quality 30, none differs by more than 18.
+Of tables with other numbers in every field, one part does by 21 at least, even in small print; of forms that differ in a few
+small words only, often none does, and they count as the same."""
 
 Cells = bytes
 """These grey values, row by row."""

@@ -20,7 +20,7 @@ LENGTHS = {
 """Fewest and most words (in Chinese, characters) by type."""
 
 _PLACEHOLDER = re.compile(
-    r"\{[^{}\n]{1,40}\}|\bxxx\b"
+    r"(?<![A-Za-z}\]^_\\])\{(?!\\|[\W_]*\d[\d\W]*\})[^{}\n]{1,40}\}|\bxxx\b"  # braces of formulae and sets are none
     r"|(?<![A-Za-z0-9)\]])[<＜](?=[A-Za-z\u3400-\u9fff])[^<>＜＞\n\d=≠≤≥]{1,40}(?<!\s)[>＞]"  # in sums these are signs
 )
 _BRACKETS = re.compile(r"\[[A-Za-z_ ]{3,30}\]")
@@ -32,10 +32,11 @@ _LEAK = re.compile(
     rf"\b(?:according to|based on|from) the (?:description|caption)s?\b{_HERE}"
     rf"|\b(?:mentioned|described|stated|provided) in the (?:description|caption|text|passage|paragraph)s?\b{_HERE}"
     r"|\b(?:mentioned|described|stated|provided) above\b(?!\s+(?:the|an?|his|her|its|their)\b)"
-    r"|\bthe (?:given|provided) (?:descriptions?|captions?|text|passage|paragraph|information|context)\b"
-    r"|\bthe information provided\b|\bprior knowledge\b"
+    rf"|\bthe (?:given|provided) (?:descriptions?|captions?|text|passage|paragraph|information|context)\b(?:{_HERE}|(?=\s+of\b))"
+    rf"|\bthe information provided\b(?!\s+by\b){_HERE}|\bprior knowledge\b"
     r"|根据(?:上述|以上|所给|提供|给出|给定)的?(?:描述|说明(?![牌书])|文字|文本|段落|信息|内容)"
-    r"|根据(?:你的|您的|图片|图像|这段|该)?描述|(?:描述|上文|(?<![课论作])文中)中?(?:提到|提及|指出|所述|说(?!明))|先验知识",
+    r"|根据(?:你的|您的|图片|图像|这段|该)?描述|先验知识"
+    r"|(?:描述|上文|(?:(?<![\u3400-\u9fff])|(?<=[在据如照按从本该此原]))文中)中?(?:提到|提及|指出|所述|说(?!明))",
     re.IGNORECASE,
 )
 _PERHAPS_LEAK = re.compile(

@@ -22,15 +22,28 @@ _ALONE = re.compile(rf"{_BULLET}(?P<label>{_LETTER})\**(?:[ \t\u3000]+|$)", re.M
 _WITHIN = re.compile(rf"(?:^|(?<=[\s,，;；。{{(（*])){_LABEL}")
 _BETWEEN = re.compile(r"(?<!\d)[,，]|[,，](?!\d)|[;；、|]")
 
+ANSWER_IS = re.compile(
+    r"(?:(?:the )?(?:correct )?answer(?: is)?\b|(?:正确)?答案(?:是|为)?|应?选择?(?![项择]))\s*:?\s*", re.IGNORECASE
+)
+"""What an answer may begin with before it says anything."""
+
+_WRONG = r"(?!\s*(?:不|错|is (?:not|wrong|incorrect)|isn't))"
 _ONE = re.compile(r"[\s\"'“‘(\[{]*([A-Ha-h])[\s\"'”’)\]}.,:、。]*")
 _FIRST = re.compile(
-    r"[\"'“(\[]*([A-H])(?:[.、:)\]\"'”,]|\s*[–—]|\s*-\s|(?=\s+[^\x00-\x7f])|(?<!A)(?=\s+[^a-z]))"  # "A Big dog" has an article
+    rf"[\"'“(\[]*([A-H]){_WRONG}(?:[.、:)\]\"'”,]|\s*[–—]|\s*-\s|(?=\s+[^\x00-\x7f]|\s+A\s|[ \t]*\n)"
+    r"|(?<!A)(?=\s+[^a-z]))"  # "A Big dog" has an article
 )
+_ARTICLE = r"A\s+(?!(?:because|since|as|for|due|is|and|or)\b)[a-z]"
 _NAMED = re.compile(
-    r"(?i:answer|option|choice|答案|选项|选择|应选|选)(?:is|are|的|为|是|[:\s])*[\"'“(]*([A-H])(?![A-Za-z])"
-    r"(?!\s*(?:不|错|is (?:not|wrong|incorrect)|isn't))"
+    r"(?:(?i:options?|choices?)\s+"
+    rf"|(?i:answers?|options?|choices?|choose|答案|选项|选择|应选|选)(?:is|are|的|为|是|[:\s])*(?!{_ARTICLE}))"
+    rf"[\"'“(]*([A-H])(?![A-Za-z]){_WRONG}"
 )
-_MORE = re.compile(r"\W*[A-H](?:(?:[\s,、;/&+]|and|or|和|与|或|及)+[A-H](?![A-Za-z]))+")
+_ANOTHER = r"[A-H](?![A-Za-z])"
+_MORE = re.compile(
+    rf"\W*[A-H](?:(?:\s*(?:[,、;/&+]|and\b|or\b|和|与|或|及))+\s*{_ANOTHER}"
+    rf"|\s+{_ANOTHER}\s*(?:\W*$|{_ANOTHER}|(?:are|both)\b|{CJK.pattern}))"  # "B A dog" has an article
+)
 _NOT = re.compile(r"\bnot\b|n't\b|不是|并非|没有", re.IGNORECASE)
 
 
@@ -145,21 +158,42 @@ def chosen(answer: str, options: Sequence[str], numbered: bool = False) -> str:
       numbered: whether a number names an option, too.
     """
     answer = bare(unicodedata.normalize("NFKC", answer)).replace("**", "")
+    start = lead_in.end() if (lead_in := ANSWER_IS.match(answer)) else 0
     said = _place_of(answer, options)
-    named = (
-        re.sub(r"(?<![A-Za-z0-9_.,])[1-8](?![A-Za-z0-9_]|[.,:]\d)", lambda x: chr(ord(x[0]) + 16), answer)
-        if numbered
-        else answer
-    )
-    if one := _ONE.fullmatch(named):
+    if said is None:
+        said = _place_of(answer[start:], options)
+    named = _numbers_as_letters(answer) if numbered else answer
+    if one := _ONE.fullmatch(named, start):
         return _agreed(LETTERS.index(one[1].upper()), said, options)
     if said is not None:
         return LETTERS[said]
-    if _MORE.match(named) or len(set(_NAMED.findall(named))) > 1:
+    found = _FIRST.match(named, start) or _NAMED.search(named)
+    place = LETTERS.index(found[1]) if found else -1
+    if found and _begun(answer[found.end() :], options) == place and len(plain(options[place])) > 1:
+        return found[1]
+    if _names_several(named, start):
         return "several_answers"
-    if found := _FIRST.match(named) or _NAMED.search(named):
-        return _agreed(LETTERS.index(found[1]), _begun(named[found.end() :], options), options)
-    return _by_text(answer, options)
+    return _lettered(answer, found, options) if found else _by_text(answer, options)
+
+
+def _numbers_as_letters(answer: str) -> str:
+    """An answer of the same length, with letters for the numbers of options."""
+    return re.sub(r"(?<![A-Za-z0-9_.,])[1-8](?![A-Za-z0-9_]|[.,:]\d)", lambda found: chr(ord(found[0]) + 16), answer)
+
+
+def _names_several(answer: str, start: int) -> bool:
+    """Whether an answer, behind its lead-in, names more than one letter."""
+    found = list(_NAMED.finditer(answer))
+    places = [start, *(letter.start(1) for letter in found)]
+    return len({letter[1] for letter in found}) > 1 or any(_MORE.match(answer, place) for place in places)
+
+
+def _lettered(answer: str, found: re.Match[str], options: Sequence[str]) -> str:
+    """The letter that was found in an answer, unless it is a word of an option that begins there, as in "C major"."""
+    begun = _begun(answer[found.start(1) :], options) if re.match(r"\s*\w", answer[found.end(1) :]) else None
+    if begun is not None and len(plain(options[begun])) > 1:
+        return _by_text(answer, options)
+    return _agreed(LETTERS.index(found[1]), _begun(answer[found.end() :], options), options)
 
 
 def _agreed(place: int, said: int | None, options: Sequence[str]) -> str:

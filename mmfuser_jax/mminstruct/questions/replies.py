@@ -15,6 +15,7 @@ from typing import Any
 
 from mmfuser_jax.mminstruct.questions.items import LETTERS, Item, Rejected, plain
 from mmfuser_jax.mminstruct.questions.options import (
+    ANSWER_IS,
     bare,
     chosen,
     fault_of_options,
@@ -50,7 +51,6 @@ NO = frozenset(
     )
 )  # fmt: skip
 
-_ANSWER_IS = re.compile(r"^(?:(?:the )?(?:correct )?answer(?: is)?\b|(?:正确)?答案(?:是|为)?)\s*:?\s*", re.IGNORECASE)
 _NEITHER = re.compile(r"no (?:information|idea|answer|data)\b|(?:yes|no) (?:or|and) (?:yes|no)\b")
 _ERROR = re.compile(
     r"\s*(?:error|api error|internal server error|none|null|timeout)\b[^a-z]{0,3}.{0,80}\s*", re.IGNORECASE
@@ -209,7 +209,8 @@ def _item(draft: _Draft, kind: str) -> Item | Rejected:
 def truth_of(answer: str) -> str | None:
     """ "yes" or "no", as the first word or clause of an answer says; None where it says neither."""
     said = unicodedata.normalize("NFKC", answer).strip(" {}\"'“”‘’*_`\n")
-    clause = plain(re.split(r"[,.;:!，。；：！、\n]", _ANSWER_IS.sub("", said, count=1))[0])
+    lead_in = ANSWER_IS.match(said)
+    clause = plain(re.split(r"[,.;:!，。；：！、\n]", said[lead_in.end() if lead_in else 0 :])[0])
     first = clause.partition(" ")[0]
     words = first if first in ("yes", "no", "是", "否") and not _NEITHER.match(clause) else clause
     return "yes" if words in YES else "no" if words in NO else None

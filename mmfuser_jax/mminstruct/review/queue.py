@@ -12,7 +12,7 @@ from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.review.agreement import Agreement, agreements, votes
 from mmfuser_jax.mminstruct.review.decisions import UNDONE, decision, judged_again, standing, verdicts_of
 from mmfuser_jax.mminstruct.review.sampling import Planned, plan
-from mmfuser_jax.mminstruct.schema import ItemRow, Verdict
+from mmfuser_jax.mminstruct.schema import HAS_PICTURE, ItemRow, Verdict
 
 LEASE = 600.0
 """Seconds after which an item that a person was given, and did nothing with, goes to others."""
@@ -82,11 +82,12 @@ class Queue:
             self._take_in(row, verdicts)
 
     def _items(self) -> list[tuple[object, ...]]:
-        """Something that other items make another."""
-        return self._ledger.query("SELECT state, count(*), max(rowid) FROM items GROUP BY state")
+        """Something that other items make another, and other pictures that are dropped."""
+        items = self._ledger.query("SELECT state, count(*), max(rowid) FROM items GROUP BY state")
+        return items + self._ledger.query("SELECT count(*), sum(rowid) FROM images WHERE state = 'dropped'")
 
     def renew(self) -> bool:
-        """Plans anew if the ledger has other items than when that was done; whether it has."""
+        """Plans anew if the ledger has other items or pictures than when that was done; whether it has."""
         if self._items() == self._planned_of:
             return False
         self._plan_all()
@@ -110,6 +111,11 @@ class Queue:
     def _row(self, name: str) -> ItemRow | None:
         return self._ledger.row(ItemRow, "id = ? AND state <> 'refused'", (name,))
 
+    def _wanted(self, name: str) -> bool:
+        """Whether an item is still one that people look at."""
+        sql = f"SELECT 1 FROM items WHERE id = ? AND state <> 'refused' AND {HAS_PICTURE}"
+        return bool(self._ledger.query(sql, (name,)))
+
     def choices(self) -> dict[str, dict[str, int]]:
         """Filter → value → number of planned items that have it; of doubts, no value for the good ones."""
         counts = {name: Counter(getattr(item, name) for item in self._plan.values()) for name in FILTERS}
@@ -131,7 +137,7 @@ class Queue:
         self._leases[reviewer] = dict.fromkeys(mine, self._clock() + LEASE)
         others = (item.id for item in source.values() if self._fits(item, reviewer, wanted))
         found = mine[0] if mine else next(others, None)
-        if (found is None or self._row(found) is None) and self.renew():
+        if (found is None or not self._wanted(found)) and self.renew():
             return self.next(reviewer, wanted, conflicts=conflicts)
         if found is not None:
             self.hold(found, reviewer)
@@ -220,7 +226,8 @@ class Queue:
         if len(said) > 1:
             self._votes[item.id] = said
         known = self._plan.get(item.id) or Planned(item.id, 0, item.domain, item.type, item.language, item.reason)
-        self._place(known, found.reviewers, conflict=found.state == "conflict", settled=found.settled)
+        conflict = found.state == "conflict" and self._wanted(item.id)
+        self._place(known, found.reviewers, conflict=conflict, settled=found.settled)
 
     def _place(self, item: Planned, reviewers: tuple[str, ...], *, conflict: bool, settled: bool) -> None:
         """An item into the queues where it belongs, now that the verdicts of these people stand; unplanned ones have 0 people."""

@@ -44,7 +44,10 @@ def plan(ledger: Ledger, review: Review) -> list[Planned]:
     doubtful: list[Planned] = []
     good: list[Planned] = []
     groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
-    sql = "SELECT id, domain, type, language, state, reason FROM items WHERE state <> 'refused' ORDER BY image, id"
+    sql = (
+        "SELECT id, domain, type, language, state, reason FROM items "
+        f"WHERE state <> 'refused' AND {HAS_PICTURE} ORDER BY image, id"
+    )
     for name, domain, kind, language, state, reason in ledger.query(sql):
         group = (intern(domain), intern(kind), intern(language))
         people = 2 if draw("second", name) < review.twice else 1

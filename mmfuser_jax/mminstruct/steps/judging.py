@@ -11,7 +11,7 @@ from mmfuser_jax.mminstruct.questions.prompts import fill, listed, load_prompt
 from mmfuser_jax.mminstruct.questions.replies import truth_of
 from mmfuser_jax.mminstruct.questions.seed_questions import Domain
 from mmfuser_jax.mminstruct.reasons import PASSING_SQL
-from mmfuser_jax.mminstruct.schema import AnswerRow, ItemRow
+from mmfuser_jax.mminstruct.schema import HAS_PICTURE, AnswerRow, ItemRow
 from mmfuser_jax.mminstruct.steps.captions import material_of
 from mmfuser_jax.mminstruct.steps.step import fail, failure, seed_of
 
@@ -42,7 +42,8 @@ class Judge:
 
     def _waiting(self, ledger: Ledger) -> Iterator[tuple[str, str]]:
         sql = (
-            "SELECT rowid, id, image FROM items WHERE rowid > ? AND state = 'good' AND step IN ('generate', 'expand') AND NOT EXISTS "
+            "SELECT rowid, id, image FROM items WHERE rowid > ? AND state = 'good' AND step IN ('generate', 'expand') "
+            f"AND {HAS_PICTURE} AND NOT EXISTS "
             f"(SELECT 1 FROM answers WHERE about = items.id AND reason NOT IN {PASSING_SQL}) ORDER BY rowid LIMIT {PAGE}"
         )
         last = -1

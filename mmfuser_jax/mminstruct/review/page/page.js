@@ -48,6 +48,7 @@ function show(found) {
   document.querySelector("main").hidden = !item;
   if (!item) {
     byId("nothing").textContent = nothingWords(kept, progress);
+    byId("others").replaceChildren(); // or keys would press what nobody sees
     return;
   }
   clock.begin(kept.looked?.id === item.id ? kept.looked.seconds : 0);
@@ -57,7 +58,7 @@ function show(found) {
   byId("tags").replaceChildren(...tags.map((text) => made("span", "tag", text.replaceAll("_", " "))));
   note("doubt-note", item.doubt && `Doubtful: ${item.doubt}.`);
   note("own", item.verdict && `You have decided: ${verdictWords(item.verdict)}.`);
-  drawOthers(item, start.letters, (verdict) => once(() => take(verdict)));
+  drawOthers(item, start.letters, (verdict) => item && once(() => take(verdict)));
   const sources = [item.model && `model ${item.model}`, item.prompt && `prompt ${item.prompt}`, item.origin, `item ${item.id}`];
   byId("provenance").textContent = sources.filter(Boolean).join(" · ");
   if (kept.drafts[item.id]) edit();
@@ -105,6 +106,8 @@ async function decide(verdict, more = {}) {
   });
   delete kept.drafts[item.id];
   kept.looked = null;
+  if (mode === "edit") drawItem(byId("exchanges"), { ...item, verdict: said }, start.letters); // until the next one is there
+  setMode("look");
   item = null;
   if (kept.at + 1 < kept.seen.length) await go(kept.at + 1);
   else await next();
@@ -188,9 +191,9 @@ const ACTIONS = {
   undo: () => once(undo),
   back: () => once(() => go(kept.at - 1)),
   forward: () => once(() => go(kept.at + 1)),
-  save: () => once(save),
-  original: () => !isBusy() && writeOriginal(),
-  leave: () => !isBusy() && leave(),
+  save: () => item && once(save),
+  original: () => item && !isBusy() && writeOriginal(),
+  leave: () => item && !isBusy() && leave(),
   "show-help": () => byId("help").showModal(),
   "close-help": () => byId("help").close(),
   closer: () => item && byId("frame").classList.toggle("close"),
@@ -283,7 +286,7 @@ async function open() {
   clock.most = start.most_seconds;
   document.title = `Review of ${start.project}`;
   byId("project").textContent = start.project;
-  drawReasons(start.rejections, (reason) => once(() => decide("reject", { reason })));
+  drawReasons(start.rejections, (reason) => item && once(() => decide("reject", { reason })));
   listen();
   const name = localStorage.getItem(nameKey()) ?? start.reviewer;
   if (name) begin(name);
