@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from mmfuser_jax.mminstruct.config import Review
 from mmfuser_jax.mminstruct.ledger import Ledger
+from mmfuser_jax.mminstruct.schema import HAS_PICTURE
 
 
 class Planned(NamedTuple):
