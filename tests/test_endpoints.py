@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import itertools
 import os
 import time
 
@@ -57,8 +58,10 @@ def test_a_question_that_a_filter_forbids_is_not_what_all_would_meet(message):
 
 @pytest.mark.parametrize("error", [{"code": "insufficient_quota"}, {"type": "insufficient_quota", "code": None}])
 def test_a_server_whose_account_is_empty_is_not_thought_busy(error):
+    number = itertools.count(1)
+
     def reply(body, before):
-        return said(429, "you exceeded your current quota", **error) if len(server.bodies) > 10 else "fine"
+        return said(429, "you exceeded your current quota", **error) if next(number) > 10 else "fine"
 
     taken = []
     with FakeServer(reply) as server:

@@ -395,7 +395,7 @@ def test_a_host_that_is_down_is_not_asked_for_everything(tmp_path, web):
     web.pages = {f"/{x}": (500, {}, b"") for x in range(200)}
     found = run(project_of(tmp_path, [web.url(path) for path in web.pages]))
     assert {reason for reason, _ in found.values()} <= {"http_status", "unreachable"}
-    assert "requests before it failed" in found[web.url("/199")][1]
+    assert sum("requests before it failed" in detail for _, detail in found.values()) > 150
     assert fetch.GIVE_UP <= len(web.paths()) < fetch.GIVE_UP + 4
     assert len(found) == 200
 

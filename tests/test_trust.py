@@ -1,5 +1,6 @@
 """Servers that answer nothing, or no more, or some of several: a run ends soon and keeps what it has, or goes on without them."""
 
+import itertools
 import os
 import signal
 import threading
@@ -86,8 +87,10 @@ def test_what_the_first_questions_came_to_is_written_so_that_the_next_run_begins
 
 
 def test_a_server_that_is_gone_in_the_middle_ends_the_run_and_what_it_said_is_kept():
+    number = itertools.count(1)
+
     def reply(body, before):
-        return said(502, "bad gateway") if len(server.bodies) > 60 else "fine"
+        return said(502, "bad gateway") if next(number) > 60 else "fine"
 
     taken, begun = [], time.monotonic()
     with FakeServer(reply) as server:
@@ -219,7 +222,8 @@ def test_after_a_signal_questions_that_wait_for_their_minute_are_not_sent():
 
 
 def test_after_a_signal_nothing_is_asked_again():
-    with FakeServer(lambda body, before: "fine" if len(server.bodies) < 5 else said(503, "later")) as server:
+    number = itertools.count(1)
+    with FakeServer(lambda *_: "fine" if next(number) < 5 else said(503, "later")) as server:
         seconds, more, taken = interrupted(server, 12, patience=3.0)
     assert more == 0
     assert seconds < 5
