@@ -22,8 +22,11 @@ from mmfuser_jax.mminstruct.ledger import Ledger, LedgerError
 from mmfuser_jax.mminstruct.project import ProjectError
 from mmfuser_jax.mminstruct.reasons import PASSING
 from mmfuser_jax.mminstruct.schema import AnswerRow
-from tests import batch_asking
+from mmfuser_jax.mminstruct.steps.servers import Way
+from mmfuser_jax.mminstruct.steps.work import work
+from tests import batch_asking, fake_model
 from tests.fake_openai import FakeServer
+from tests.step_project import project_of
 from tests.test_asking import ask, questions
 
 pytestmark = pytest.mark.filterwarnings("ignore:os.fork")  # by Ray, beside what JAX has begun in this process
@@ -123,6 +126,15 @@ def test_the_key_is_in_no_log_and_no_argument(ray, monkeypatch):
     files = [path for path in logs.rglob("*") if path.is_file()]
     assert len(files) > 5
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+
+
+def test_prices_of_files_hold_only_for_files(ray, tmp_path):
+    with FakeServer(fake_model.reply) as fake:
+        project = project_of(tmp_path, fake, 1, batch=True, patience=0.001)
+        with Ledger(project.ledger) as ledger:
+            work(project, ledger, "caption", Way(ray=1))
+            rows = list(ledger.rows(AnswerRow))
+    assert [x.usd for x in rows] == pytest.approx([(100 * 0.15 + 20 * 0.6) / 1e6] * 2)
 
 
 @pytest.mark.parametrize("status", [400, 401])

@@ -9,7 +9,6 @@ import yaml
 from mmfuser_jax.mminstruct.asking.shards import merge
 from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.project import CONFIG, Project
-from mmfuser_jax.mminstruct.schema import AnswerRow
 from mmfuser_jax.mminstruct.steps.estimating import estimate
 from mmfuser_jax.mminstruct.steps.judging import TOKENS
 from mmfuser_jax.mminstruct.steps.servers import StoppedError, Way
@@ -68,15 +67,6 @@ def test_one_slow_subject_costs_the_others_no_repair(tmp_path):
     answers, _ = contents(project)
     good = [x for x in answers if x["reason"] == ""]
     assert len({x["image"] for x in good}) == len(good) == 4
-
-
-def test_files_prices_hold_only_for_files(tmp_path):
-    with FakeServer(fake_model.reply) as server:
-        project = project_of(tmp_path, server, 1, batch=True, patience=0.001)
-        with Ledger(project.ledger) as ledger:
-            work(project, ledger, "caption", Way(ray=1))
-            rows = list(ledger.rows(AnswerRow))
-    assert [x.usd for x in rows] == pytest.approx([(100 * 0.15 + 20 * 0.6) / 1e6] * 2)
 
 
 def test_opinions_of_conversations_survive_a_merge(tmp_path):
