@@ -7,7 +7,7 @@ from mmfuser_jax.mminstruct.questions.items import Item, from_body
 from mmfuser_jax.mminstruct.review.decisions import MOST_SECONDS, decisions, verdicts_of
 from mmfuser_jax.mminstruct.schema import Verdict
 from tests import review_browser
-from tests.review_browser import IDLE, counts, press, ready, shown, states
+from tests.review_browser import IDLE, counts, press, ready, shown, sign_in, states
 from tests.review_project import JUDGEMENT, LONG, SHORT, item, many, project_of, served
 
 browser, visit = review_browser.browser, review_browser.visit  # fixtures
@@ -74,12 +74,7 @@ def test_twenty_items_by_keyboard_with_an_edit_undoing_and_a_reload_in_the_middl
 def test_two_people_at_once_share_the_work_and_settle_what_they_disagree_about(tmp_path, visit):
     project = project_of(tmp_path, many(12), twice=0.3)
     with served(project) as url:
-        pages = {}
-        for name in ("anna", "bob"):
-            pages[name] = page = visit(url)
-            page.get_by_label("Your name").fill(name)
-            page.keyboard.press("Enter")
-            ready(page)
+        pages = {name: sign_in(visit(url), name) for name in ("anna", "bob")}
         seen = {"anna": [], "bob": []}
         while any(page.locator("main").is_visible() for page in pages.values()):
             now = [shown(page) for page in pages.values() if page.locator("main").is_visible()]
@@ -222,17 +217,13 @@ def test_a_name_is_asked_once_and_can_be_changed(tmp_path, visit):
     project = project_of(tmp_path, many(3))
     with served(project) as url:
         page = visit(url)
-        page.get_by_label("Your name").fill("  anna   b ")
-        page.keyboard.press("Enter")
-        ready(page)
+        sign_in(page, "  anna   b ")
         press(page, "a")
         page.reload()
         ready(page)
         expect(page.locator("#reviewer")).to_have_text("anna b")
         page.locator("#reviewer").click()
-        page.get_by_label("Your name").fill("carla")
-        page.keyboard.press("Enter")
-        ready(page)
+        sign_in(page, "carla")
         press(page, "a")
     with Ledger(project.ledger) as ledger:
         assert {verdict.reviewer for verdict in ledger.rows(Verdict)} == {"anna b", "carla"}

@@ -7,7 +7,7 @@ from mmfuser_jax.mminstruct.ledger import Ledger
 from mmfuser_jax.mminstruct.questions.items import Item, from_body
 from mmfuser_jax.mminstruct.review.decisions import decisions, verdicts_of
 from tests import review_browser
-from tests.review_browser import counts, press, ready, shown, states
+from tests.review_browser import counts, press, ready, shown, sign_in, states
 from tests.review_project import CHOICE, LONG, SHORT, changed, item, many, project_of, say, served
 
 browser, visit = review_browser.browser, review_browser.visit  # fixtures
@@ -145,12 +145,7 @@ def test_a_conflict_is_settled_by_what_one_of_the_people_has_said(tmp_path, visi
 def test_a_conflict_that_vanishes_while_somebody_settles_it_blocks_nobody(tmp_path, visit):
     project = disagreeing(tmp_path, ("anna", "accept"), ("bob", "reject", "unclear"))
     with served(project) as url:
-        pages = {}
-        for name in ("carla", "bob"):
-            pages[name] = page = visit(url)
-            page.get_by_label("Your name").fill(name)
-            page.keyboard.press("Enter")
-            ready(page)
+        pages = {name: sign_in(visit(url), name) for name in ("carla", "bob")}
         carla = pages["carla"]
         carla.get_by_label("show").select_option("conflicts")
         ready(carla)
@@ -190,9 +185,7 @@ def test_nobody_gets_past_the_question_for_a_name_without_one(tmp_path, visit):
         page.evaluate("document.getElementById('forward').click()")
         page.evaluate("document.getElementById('domain').dispatchEvent(new Event('change'))")
         assert page.locator("#message").inner_text() == ""
-        page.get_by_label("Your name").fill("anna")
-        page.keyboard.press("Enter")
-        ready(page)
+        sign_in(page, "anna")
         press(page, "a")
         assert "1 of 2 done" in counts(page)
         page.locator("#reviewer").click()

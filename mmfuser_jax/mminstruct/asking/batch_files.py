@@ -26,6 +26,7 @@ from mmfuser_jax.mminstruct.asking.batch_rows import (
 )
 from mmfuser_jax.mminstruct.asking.batch_server import ENDED, SETTLING, BatchServer, line_of
 from mmfuser_jax.mminstruct.asking.endpoints import AskingError, Endpoint, body_of
+from mmfuser_jax.mminstruct.asking.errors import DETAIL
 from mmfuser_jax.mminstruct.asking.online import Budget, Outcome, Taken, listening
 from mmfuser_jax.mminstruct.asking.trust import OF_USE, Trust
 from mmfuser_jax.mminstruct.ledger import Ledger
@@ -291,7 +292,7 @@ class _Filing:
                 continue
             self._budget.set_aside(-ask.usd)
             answer = answer_of(ask, ask.model, line, proven, without_key)
-            if line.hopeless(proven):
+            if answer.reason == "busy" and not line.reason(proven):
                 hopeless.append(answer.detail)
             proven = proven or answer.reason in OF_USE
             yield answer, self._budget.spend(answer.tokens)
@@ -299,4 +300,4 @@ class _Filing:
             LOG.warning("%s questions have no answer: %s", f"{len(asks):,}", why)
         for ask in asks.values():
             self._budget.set_aside(-ask.usd)
-            yield Answer(ask, ask.model, reason="busy", detail=f"no answer: {why}"[:300]), 0.0
+            yield Answer(ask, ask.model, reason="busy", detail=f"no answer: {why}"[:DETAIL]), 0.0

@@ -11,23 +11,10 @@ from typing import Any
 from openai.types.chat import ChatCompletion
 
 from mmfuser_jax.mminstruct.asking.ask import Answer, Ask
-from mmfuser_jax.mminstruct.asking.endpoints import (
-    AGAIN_STATUSES,
-    DETAIL,
-    FLAGGED,
-    NO_MONEY,
-    NO_QUOTA,
-    fault,
-    read_reply,
-)
+from mmfuser_jax.mminstruct.asking.endpoints import read_reply
+from mmfuser_jax.mminstruct.asking.errors import DETAIL, reason_of_status
 
-FORBIDDEN = 403
-
-HOPELESS = (401, NO_MONEY, 404)
-"""Statuses that all questions would meet: a wrong key, model or address, or no money left."""
-
-PASSING = (*AGAIN_STATUSES, 409, 429)
-"""Statuses that go by, besides 500 and above."""
+BUSY = 503
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,20 +39,10 @@ class Line:
         message = str(self.error.get("message") or self.body or "it was not asked")
         return " ".join(f"{self.status or ''} {self.error.get('code') or ''} {message}".split())
 
-    @property
-    def flagged(self) -> bool:
-        """Whether the server forbids the question for what is in it."""
-        return self.status == FORBIDDEN and bool(FLAGGED.search(self.told))
-
-    def hopeless(self, proven: bool) -> bool:
-        """Whether all questions would meet the same.
-
-        Args:
-          proven: whether something was answered before: then a server that forbids a question may answer others.
-        """
-        if self.status == FORBIDDEN:
-            return not (proven or self.flagged)
-        return self.status in HOPELESS or NO_QUOTA in (self.error.get("code"), self.error.get("type"))
+    def reason(self, proven: bool) -> str:
+        """Why it is no answer, see `reason_of_status`; without a status, as of a busy server."""
+        code, kind = self.error.get("code"), self.error.get("type")
+        return reason_of_status(self.status or BUSY, code, kind, self.told, proven=proven)
 
 
 def why_of(state: Any) -> str:
@@ -96,19 +73,17 @@ def answer_of(ask: Ask, model: str, line: Line, proven: bool, without_key: Calla
     Args:
       ask, model: what was asked, and of whom.
       line: about it.
-      proven: see `Line.hopeless`.
+      proven: see `reason_of_status`.
       without_key: see `Endpoint.without_key`.
     """
     if line.status == 200 and not line.error:
         try:
-            answer = dataclasses.replace(read_reply(ask, ChatCompletion.construct(**line.body)), model=model)
-            return dataclasses.replace(answer, detail=without_key(answer.detail)[:DETAIL])
+            answer = read_reply(ask, ChatCompletion.construct(**line.body))
         except (AttributeError, KeyError, TypeError) as error:
-            detail = without_key(f"{type(error).__name__}: {error}: {line.body}")
-            return Answer(ask, model, reason="garbage", detail=detail[:DETAIL])
-    passing = not line.status or line.status >= 500 or line.status in PASSING or line.hopeless(proven)
-    reason = "busy" if passing else "content_filter" if line.flagged else fault(line.error.get("code"), line.told)
-    return Answer(ask, model, reason=reason, detail=without_key(line.told)[:DETAIL])
+            answer = Answer(ask, model, reason="garbage", detail=f"{type(error).__name__}: {error}: {line.body}")
+    else:
+        answer = Answer(ask, model, reason=line.reason(proven) or "busy", detail=line.told)
+    return dataclasses.replace(answer, model=model, detail=without_key(answer.detail)[:DETAIL])
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

@@ -11,7 +11,9 @@ from typing import IO, Any, Final, TypeVar
 import openai
 from openai.types import Batch
 
-from mmfuser_jax.mminstruct.asking.endpoints import AGAIN, ATTEMPTS, AskingError, Endpoint, reason_of
+from mmfuser_jax.mminstruct.asking.endpoints import ATTEMPTS, AskingError, Endpoint
+from mmfuser_jax.mminstruct.asking.errors import reason_of
+from mmfuser_jax.mminstruct.reasons import PASSING
 
 LOG = logging.getLogger(__name__)
 
@@ -151,4 +153,4 @@ class BatchServer:
 
 def _passes(error: openai.APIError) -> bool:
     """Whether it may be gone in a while; an empty account is not, whatever its status says."""
-    return isinstance(error, AGAIN) and bool(reason_of(error, proven=True))
+    return reason_of(error, proven=True) in PASSING

@@ -1,4 +1,4 @@
-"""One address and key that answer questions in OpenAI's protocol: how fast, how often, and which errors mean what."""
+"""One address and key that answer questions in OpenAI's protocol: how fast, how often, what is sent and what comes back."""
 
 from __future__ import annotations
 
@@ -15,42 +15,18 @@ import openai
 from aiolimiter import AsyncLimiter
 
 from mmfuser_jax.mminstruct.asking.ask import Answer, Ask
+from mmfuser_jax.mminstruct.asking.errors import DETAIL, line_of, reason_of, retry_after
 from mmfuser_jax.mminstruct.asking.prices import Tokens
 from mmfuser_jax.mminstruct.asking.server import Server
 from mmfuser_jax.mminstruct.reasons import PASSING
-from mmfuser_jax.mminstruct.retry_after import seconds_of
 
 LOG = logging.getLogger(__name__)
 
 ATTEMPTS = 6
 """Times that a question is asked while the server is busy or not there."""
 
-AGAIN = (openai.RateLimitError, openai.InternalServerError, openai.APIConnectionError, openai.ConflictError)
-"""Errors that go by: 429, 5xx, no connection, no answer in time, 409."""
-
-AGAIN_STATUSES = (408, 425)
-"""Others that do, of which the client knows no names."""
-
-HOPELESS = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
-"""Errors that all questions would meet: a wrong key, model or address."""
-
-LONGEST_WAIT = 600.0
-"""Seconds that a server may ask for."""
-
 KEY = re.compile(r"[!-~]+")
 """What every key is: letters that a header can hold."""
-
-NO_MONEY = 402
-"""Status of a server whose account has run out."""
-
-NO_QUOTA = "insufficient_quota"
-"""Code or type of the same, which comes with the status of a busy server."""
-
-FLAGGED = re.compile("content_filter|moderation|flagged", re.IGNORECASE)
-"""What a server says that forbids a question for what is in it."""
-
-DETAIL = 300
-"""Letters of an error that are kept."""
 
 
 class AskingError(RuntimeError):
@@ -180,7 +156,7 @@ class Endpoint:
         if not self._warned:
             LOG.warning("%s; such questions are asked again", detail)
             self._warned = True
-        self.pace.pushed_back(began, _retry_after(error))
+        self.pace.pushed_back(began, retry_after(error))
 
     async def _ask_once(self, ask: Ask, picture: bytes | None) -> Answer:
         begun = time.monotonic()
@@ -192,7 +168,7 @@ class Endpoint:
 
     def told(self, error: Exception) -> str:
         """An error in one line, without the key."""
-        return self.without_key(_line(error))[:DETAIL]
+        return self.without_key(line_of(error))[:DETAIL]
 
     def without_key(self, text: str) -> str:
         """What a server says, which may repeat its key: with "…" instead; and without half letters, which no file can hold."""
@@ -243,36 +219,3 @@ def read_reply(ask: Ask, reply: Any) -> Answer:
     refusal = getattr(message, "refusal", None)
     finish = "refusal" if refusal else getattr(choices[0], "finish_reason", None) or "stop"
     return Answer(ask, "", writable(str(refusal or content)), writable(str(finish)), tokens=tokens)
-
-
-def fault(code: object, text: str) -> str:
-    """Why a server says that a question is at fault: a code of `reasons.ANSWERS`."""
-    return "content_filter" if "content" in str(code or "") or "content_filter" in text else "refused_by_server"
-
-
-def reason_of(error: Exception, proven: bool) -> str:
-    """Why there is no answer, as a code of `reasons.ANSWERS`; "" where all questions would meet the same. See `Endpoint.ask`."""
-    status, code = getattr(error, "status_code", 0), getattr(error, "code", "")
-    if status == NO_MONEY or NO_QUOTA in (code, getattr(error, "type", "")):
-        return ""
-    if isinstance(error, AGAIN) or status in AGAIN_STATUSES:
-        return "busy" if isinstance(error, openai.APIStatusError) else "unreachable"
-    if isinstance(error, openai.APIResponseValidationError) or not isinstance(error, openai.APIStatusError):
-        return "garbage"  # no JSON where JSON was promised
-    if isinstance(error, openai.PermissionDeniedError) and FLAGGED.search(str(error)):
-        return "content_filter"
-    if isinstance(error, HOPELESS) and not (proven and isinstance(error, openai.PermissionDeniedError)):
-        return ""
-    return fault(code, str(error))
-
-
-def _line(error: Exception) -> str:
-    """An error, with what has led to it, as the client itself says little of connections that fail."""
-    causes = f" ({error.__cause__})" if isinstance(error, openai.APIConnectionError) and str(error.__cause__) else ""
-    return " ".join(f"{type(error).__name__}: {error}{causes}".split())
-
-
-def _retry_after(error: Exception) -> float:
-    """Seconds that the server asks to wait."""
-    headers = getattr(getattr(error, "response", None), "headers", {})
-    return min(LONGEST_WAIT, seconds_of(headers.get("retry-after", "")))

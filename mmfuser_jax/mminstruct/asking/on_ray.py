@@ -16,6 +16,7 @@ from typing import Any
 
 from mmfuser_jax.mminstruct.asking.ask import Answer, Ask
 from mmfuser_jax.mminstruct.asking.endpoints import AskingError, Endpoint
+from mmfuser_jax.mminstruct.asking.errors import DETAIL
 from mmfuser_jax.mminstruct.asking.online import Asking, Budget, Outcome, Taken, listening
 from mmfuser_jax.mminstruct.asking.prices import Price
 from mmfuser_jax.mminstruct.asking.server import Server
@@ -284,7 +285,7 @@ class _Driver:
         if hand not in self._hands:
             return
         self._lost += 1
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(str(error).split())[:DETAIL]
         LOG.warning("a worker was lost; its questions are asked again (%s)", reason)
         self._ray.kill(hand.actor)
         self._hands[self._hands.index(hand)] = self._begin(hand.servers)

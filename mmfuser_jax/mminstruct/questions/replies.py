@@ -26,24 +26,9 @@ from mmfuser_jax.mminstruct.questions.refusals import declines
 
 YES = frozenset(
     (
-        "yes",
-        "y",
-        "true",
-        "right",
-        "correct",
-        "是",
-        "是的",
-        "对",
-        "对的",
-        "正确",
-        "没错",
-        "有",
-        "能",
-        "会",
-        "可以",
-        "存在",
+        "yes", "y", "true", "right", "correct", "是", "是的", "对", "对的", "正确", "没错", "有", "能", "会", "可以", "存在",
     )
-)
+)  # fmt: skip
 NO = frozenset(
     (
         "no", "n", "false", "wrong", "incorrect", "否", "不", "不是", "不对", "错", "错误", "不正确", "没有", "没", "不能", "不会",

@@ -85,10 +85,8 @@ def places(made: Sequence[Item], kept: Sequence[Item]) -> list[int] | None:
     >>> places(made, [Item("short", "c", "4")]), places(made, [Item("short", "a", "1"), Item("long", "x", "y")])
     ([2], [0, 1])
     """
-    best: list[tuple[int, list[int]] | None] = [
-        (0, []),
-        *(None for _ in kept),
-    ]  # of the first ones kept: what is the same
+    # Of the first ones kept, as many as the place says: how much is the same, and where they stood.
+    best: list[tuple[int, list[int]] | None] = [(0, []), *[None] * len(kept)]
     for place, before in enumerate(made):
         for number in reversed(range(len(kept))):
             way, one = best[number], kept[number]

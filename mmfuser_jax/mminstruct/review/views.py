@@ -100,9 +100,6 @@ def _verdict(verdict: Verdict, item: ItemRow) -> Json:
 def _edit(body: str, made: str) -> list[Json] | None:
     """The exchanges of an edit with their places in what was made; None where this was made anew since."""
     kept = from_body(body)
-    found = places(from_body(made), kept)
-    return (
-        None
-        if found is None
-        else [{"place": at, **dataclasses.asdict(one)} for at, one in zip(found, kept, strict=True)]
-    )
+    if (found := places(from_body(made), kept)) is None:
+        return None
+    return [{"place": at, **dataclasses.asdict(one)} for at, one in zip(found, kept, strict=True)]

@@ -88,9 +88,7 @@ def servers_of(project: Project, name: str) -> list[Server]:
     return servers
 
 
-def ask_servers(
-    project: Project, ledger: Ledger, name: str, questions: Iterable[Ask], total: int, way: Way = ALONE
-) -> None:
+def ask_servers(project: Project, ledger: Ledger, name: str, questions: Iterable[Ask], total: int, way: Way) -> None:
     """Asks questions of a step's servers, with progress, rate, cost and the time that is left.
 
     Raises:

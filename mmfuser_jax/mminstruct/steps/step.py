@@ -77,7 +77,7 @@ def images(ledger: Ledger) -> Iterator[ImageRow]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Waiting:
+class _Due:
     """A question that is to be asked.
 
     Attributes:
@@ -123,7 +123,7 @@ def next_round(step: Step, ledger: Ledger, mine: Callable[[str], bool]) -> Round
       mine: whether a picture, by its SHA-256, is to be asked about here.
     """
     tried, untried, unread = 0, Counter[int](), Counter[int]()
-    for x in _waiting(step, ledger, mine):
+    for x in _due(step, ledger, mine):
         if x.tried:
             tried += 1
         else:
@@ -134,7 +134,7 @@ def next_round(step: Step, ledger: Ledger, mine: Callable[[str], bool]) -> Round
     return Round(depth, untried[depth], tried, readable)
 
 
-def _waiting(step: Step, ledger: Ledger, mine: Callable[[str], bool]) -> Iterator[Waiting]:
+def _due(step: Step, ledger: Ledger, mine: Callable[[str], bool]) -> Iterator[_Due]:
     for image in (image for image in images(ledger) if mine(image.sha)):
         answers = list(ledger.rows(AnswerRow, "image = ? AND step = ?", (image.sha, step.name)))
         for subject in step.subjects(ledger, image):
@@ -143,18 +143,18 @@ def _waiting(step: Step, ledger: Ledger, mine: Callable[[str], bool]) -> Iterato
                 yield found
 
 
-def _next(step: Step, ledger: Ledger, subject: Subject, about: dict[str, AnswerRow]) -> Waiting | None:
+def _next(step: Step, ledger: Ledger, subject: Subject, about: dict[str, AnswerRow]) -> _Due | None:
     before: AnswerRow | None = None
     for depth in range(step.repairs + 1):
         answer = about.get(before.key if before else "")
         if answer is None or answer.reason in PASSING:
             wanted = before is None or step.wanting(ledger, subject)
-            return Waiting(subject, before, depth, answer is not None) if wanted else None
+            return _Due(subject, before, depth, answer is not None) if wanted else None
         if not answer.read:
-            return Waiting(subject, before, depth, False, True)
+            return _Due(subject, before, depth, False, True)
         if answer.reason in FINAL:
             changed = step.ask(ledger, subject, before).key(answer.model) != answer.key
-            return Waiting(subject, before, depth, True) if changed else None
+            return _Due(subject, before, depth, True) if changed else None
         before = answer
     return None
 
@@ -164,7 +164,7 @@ def asks(step: Step, ledger: Ledger, mine: Callable[[str], bool], depth: int) ->
 
     A question that failed for a reason that passes is asked again. What was answered under an older prompt stays.
     """
-    for x in _waiting(step, ledger, mine):
+    for x in _due(step, ledger, mine):
         if not x.answered and (x.tried or x.depth == depth):
             yield step.ask(ledger, x.subject, x.before)
 
